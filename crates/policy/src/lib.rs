@@ -1,0 +1,15 @@
+//! Every decision Penstock takes, as plain functions of (state, input, config, now).
+//!
+//! Nothing here reads a clock, draws a random number, waits, or touches the outside world: `now` and draws are
+//! arguments, and an answer is an enum that says what to do, why, and when to look again. The Lambda handlers, the
+//! worker, the embedded server and the simulator all call these very functions.
+
+pub mod batch;
+pub mod classes;
+pub mod gcra;
+pub mod id;
+pub mod job;
+pub mod marker;
+pub mod resume;
+pub mod retry;
+pub mod time;

@@ -1,0 +1,190 @@
+//! Single-flight and idempotency: what a request does when the same request is known already.
+//!
+//! One marker per key holds the job that answers it. The job is the marker's lease: there is no time-out of its own to
+//! get wrong. Keys never reach beyond one tenant.
+
+use core::time::Duration;
+
+use crate::id::JobId;
+use crate::job::State;
+use crate::time::Timestamp;
+
+/// How long a marker outlives its job's acceptance at least: as long as a deterministic answer is served again.
+pub const TTL: Duration = Duration::from_secs(300);
+
+/// How long a job record may be missing after its marker was written before the acceptor is taken for dead.
+pub const RECORD_DUE: Duration = Duration::from_secs(5);
+
+/// A marker as found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marker {
+    /// The job that answers this key.
+    pub job: JobId,
+    /// A digest of the request the key was first used with.
+    pub fingerprint: u64,
+    /// When the marker was written.
+    pub written: Timestamp,
+    /// When it stops to count, whether or not the store has removed it.
+    pub expires: Timestamp,
+}
+
+/// What is known of the marker's job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// There is no record yet.
+    Absent,
+    /// There is one.
+    Job {
+        /// Where it stands.
+        state: State,
+        /// How many want its answer.
+        interest: u32,
+        /// Whether its failure, if it failed, would fail again the same way (a prompt that is too long).
+        failed_for_good: bool,
+    },
+}
+
+/// What the request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Run anew under a job id of its own; the marker, if any, is taken over from this job.
+    Run {
+        /// The job whose marker is replaced.
+        replaces: Option<JobId>,
+    },
+    /// Wait for the answer of this job as one more who wants it.
+    Join(JobId),
+    /// Answer from the result of this job.
+    Serve(JobId),
+    /// The acceptor died before its record was written: send again under the same id.
+    Resend(JobId),
+    /// Look again at that moment.
+    Wait {
+        /// When.
+        until: Timestamp,
+    },
+    /// The key was used before with another request.
+    Conflict,
+}
+
+/// Decides for a request with digest `fingerprint` that found `marker`, about whose job `known` was read.
+#[must_use]
+pub fn plan(marker: Option<&Marker>, known: Known, fingerprint: u64, now: Timestamp) -> Plan {
+    const LOOK_AGAIN: Duration = Duration::from_millis(50);
+    let Some(marker) = marker.filter(|marker| marker.expires > now) else {
+        return Plan::Run {
+            replaces: marker.map(|stale| stale.job),
+        };
+    };
+    if marker.fingerprint != fingerprint {
+        return Plan::Conflict;
+    }
+    match known {
+        Known::Absent if now.since(marker.written) >= RECORD_DUE => Plan::Resend(marker.job),
+        Known::Absent => Plan::Wait {
+            until: now.after(LOOK_AGAIN),
+        },
+        Known::Job {
+            state: State::Parked | State::Queued | State::Running,
+            interest,
+            ..
+        } if interest > 0 => Plan::Join(marker.job),
+        Known::Job {
+            state: State::Parked | State::Queued | State::Running,
+            ..
+        } => Plan::Wait {
+            until: now.after(LOOK_AGAIN),
+        },
+        Known::Job {
+            state: State::Succeeded,
+            ..
+        } => Plan::Serve(marker.job),
+        Known::Job {
+            state: State::Failed,
+            failed_for_good: true,
+            ..
+        } => Plan::Serve(marker.job),
+        Known::Job {
+            state: State::Failed | State::Cancelled | State::Expired,
+            ..
+        } => Plan::Run {
+            replaces: Some(marker.job),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn marker() -> Marker {
+        Marker {
+            job: JobId::new(NOW, 1),
+            fingerprint: 7,
+            written: NOW,
+            expires: NOW.after(TTL),
+        }
+    }
+
+    fn job(state: State) -> Known {
+        Known::Job {
+            state,
+            interest: 1,
+            failed_for_good: false,
+        }
+    }
+
+    #[test]
+    fn the_same_request_in_flight_joins_and_a_finished_one_serves() {
+        let m = marker();
+        assert_eq!(plan(Some(&m), job(State::Running), 7, NOW), Plan::Join(m.job));
+        assert_eq!(plan(Some(&m), job(State::Succeeded), 7, NOW), Plan::Serve(m.job));
+    }
+
+    #[test]
+    fn a_failed_run_is_taken_over_unless_it_would_fail_again() {
+        let m = marker();
+        assert_eq!(
+            plan(Some(&m), job(State::Failed), 7, NOW),
+            Plan::Run { replaces: Some(m.job) }
+        );
+        let hopeless = Known::Job {
+            state: State::Failed,
+            interest: 0,
+            failed_for_good: true,
+        };
+        assert_eq!(plan(Some(&m), hopeless, 7, NOW), Plan::Serve(m.job));
+    }
+
+    #[test]
+    fn a_dead_acceptor_is_replaced_under_its_own_job_id() {
+        let m = marker();
+        assert!(matches!(plan(Some(&m), Known::Absent, 7, NOW), Plan::Wait { .. }));
+        assert_eq!(
+            plan(Some(&m), Known::Absent, 7, NOW.after(RECORD_DUE)),
+            Plan::Resend(m.job)
+        );
+    }
+
+    #[test]
+    fn another_body_under_the_same_key_is_a_conflict_until_the_marker_expires() {
+        let m = marker();
+        assert_eq!(plan(Some(&m), job(State::Running), 8, NOW), Plan::Conflict);
+        assert_eq!(
+            plan(Some(&m), job(State::Running), 8, m.expires),
+            Plan::Run { replaces: Some(m.job) }
+        );
+    }
+
+    #[test]
+    fn a_job_nobody_wants_any_more_is_not_joined() {
+        let dying = Known::Job {
+            state: State::Queued,
+            interest: 0,
+            failed_for_good: false,
+        };
+        assert!(matches!(plan(Some(&marker()), dying, 7, NOW), Plan::Wait { .. }));
+    }
+}

@@ -1,0 +1,220 @@
+//! The stored form of a queue message: JSON with a version, the same on SQLite and SQS.
+//!
+//! Version 1. A reader refuses a version it does not know, and tolerates fields it does not know, so that an older
+//! worker can read what a newer front writes during a rollout as long as the version stands.
+
+use penstock_policy::classes::Class;
+use penstock_policy::gcra::Spent;
+use penstock_policy::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ports::{BlobKey, BucketKey, JobSpec, Message, Payload, Reservation};
+
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    v: u32,
+    #[serde(flatten)]
+    spec: StoredSpec,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    req: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blob: Option<String>,
+}
+
+/// A job's spec as it is stored, in messages and in records.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoredSpec {
+    jid: String,
+    ten: String,
+    cls: String,
+    pool: String,
+    model: String,
+    crt: i64,
+    due: i64,
+    str: bool,
+    est: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    res: Option<StoredReservation>,
+}
+
+/// What was spent of the tenant's limits. Only tenant buckets are settled at a job's end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct StoredReservation {
+    ten: String,
+    shard: u16,
+    spent: Vec<(i64, u64)>,
+}
+
+/// Writes a message down.
+#[must_use]
+pub fn encode(message: &Message) -> String {
+    let (req, blob) = match &message.payload {
+        Payload::Inline(text) => (Some(text.clone()), None),
+        Payload::Blob(key) => (None, Some(key.as_str().to_owned())),
+    };
+    let stored = Stored {
+        v: VERSION,
+        spec: StoredSpec::from(&message.spec),
+        req,
+        blob,
+    };
+    serde_json::to_string(&stored).unwrap_or_default()
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// What is wrong with it, for a person to read.
+pub fn decode(text: &str) -> Result<Message, String> {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    let version: Version = serde_json::from_str(text).map_err(|error| format!("not a message: {error}"))?;
+    if version.v != VERSION {
+        return Err(format!(
+            "message version {} is not {VERSION}: a newer front wrote it",
+            version.v
+        ));
+    }
+    let stored: Stored = serde_json::from_str(text).map_err(|error| format!("not a message: {error}"))?;
+    let payload = match (stored.req, stored.blob) {
+        (Some(text), None) => Payload::Inline(text),
+        (None, Some(key)) => Payload::Blob(BlobKey::new(&key).ok_or("the payload's blob key is malformed")?),
+        _ => return Err("a message has either a request or a blob".to_owned()),
+    };
+    Ok(Message {
+        spec: JobSpec::try_from(stored.spec)?,
+        payload,
+    })
+}
+
+impl From<&JobSpec> for StoredSpec {
+    fn from(spec: &JobSpec) -> Self {
+        let res = spec
+            .reservation
+            .as_ref()
+            .and_then(|reservation| match &reservation.key {
+                BucketKey::Tenant { tenant, shard } => Some(StoredReservation {
+                    ten: tenant.to_string(),
+                    shard: *shard,
+                    spent: reservation
+                        .spent
+                        .iter()
+                        .map(|spent| (spent.cost_ns, spent.generation))
+                        .collect(),
+                }),
+                BucketKey::VirtualQueue { .. } => None,
+            });
+        Self {
+            jid: spec.id.to_string(),
+            ten: spec.tenant.to_string(),
+            cls: spec.class.name().to_owned(),
+            pool: spec.pool.to_string(),
+            model: spec.model.clone(),
+            crt: spec.created.as_millis(),
+            due: spec.due.as_millis(),
+            str: spec.streamed,
+            est: spec.estimated_tokens,
+            res,
+        }
+    }
+}
+
+impl TryFrom<StoredSpec> for JobSpec {
+    type Error = String;
+
+    fn try_from(stored: StoredSpec) -> Result<Self, String> {
+        let invalid = |field: &str| format!("field '{field}' is malformed");
+        let reservation = match stored.res {
+            None => None,
+            Some(res) => Some(Reservation {
+                key: BucketKey::Tenant {
+                    tenant: res.ten.parse().map_err(|_| invalid("res.ten"))?,
+                    shard: res.shard,
+                },
+                spent: res
+                    .spent
+                    .into_iter()
+                    .map(|(cost_ns, generation)| Spent { cost_ns, generation })
+                    .collect(),
+            }),
+        };
+        Ok(Self {
+            id: stored.jid.parse().map_err(|_| invalid("jid"))?,
+            tenant: stored.ten.parse().map_err(|_| invalid("ten"))?,
+            class: Class::from_name(&stored.cls).ok_or_else(|| invalid("cls"))?,
+            pool: stored.pool.parse().map_err(|_| invalid("pool"))?,
+            model: stored.model,
+            created: Timestamp::from_millis(stored.crt),
+            due: Timestamp::from_millis(stored.due),
+            streamed: stored.str,
+            estimated_tokens: stored.est,
+            reservation,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use penstock_policy::id::{JobId, PoolId, TenantId};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(payload: Payload) -> Message {
+        let tenant = TenantId::new("acme").unwrap();
+        Message {
+            spec: JobSpec {
+                id: JobId::new(Timestamp::from_millis(5), 9),
+                tenant: tenant.clone(),
+                class: Class::P2,
+                pool: PoolId::new("default").unwrap(),
+                model: "task".to_owned(),
+                created: Timestamp::from_millis(5),
+                due: Timestamp::from_millis(9),
+                streamed: true,
+                estimated_tokens: 12,
+                reservation: Some(Reservation {
+                    key: BucketKey::Tenant { tenant, shard: 1 },
+                    spent: vec![Spent {
+                        cost_ns: 3,
+                        generation: 4,
+                    }],
+                }),
+            },
+            payload,
+        }
+    }
+
+    #[test]
+    fn a_message_reads_back_as_it_was_written() {
+        for payload in [
+            Payload::Inline("{\"a\":\"\\n\"}".into()),
+            Payload::Blob(BlobKey::new("req/x").unwrap()),
+        ] {
+            let message = message(payload);
+            assert_eq!(decode(&encode(&message)), Ok(message));
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_and_a_new_field_is_not() {
+        let text = encode(&message(Payload::Inline(String::new())));
+        assert!(
+            decode(&text.replacen("\"v\":1", "\"v\":2", 1))
+                .unwrap_err()
+                .contains("version 2")
+        );
+        assert!(decode(&text.replacen("\"v\":1", "\"v\":1,\"new\":true", 1)).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(text in ".{0,200}") {
+            let _ = decode(&text);
+        }
+    }
+}

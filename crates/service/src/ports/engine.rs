@@ -1,0 +1,135 @@
+//! The inference engine, as the consumer of the queue sees it: sequences in, token events out.
+
+use async_trait::async_trait;
+use penstock_policy::id::{JobId, TenantId};
+use penstock_wire::chat::Message;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::FinishReason;
+
+/// What an engine runs and how much of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineInfo {
+    /// The model's name.
+    pub model: String,
+    /// A digest of the weights and the tokenizer: answers may only be continued by the same digest.
+    pub digest: String,
+    /// The most tokens prompt and answer may have together.
+    pub context_length: u32,
+    /// How many sequences run together.
+    pub slots: u32,
+    /// Tokens a second with all slots busy, measured at warm-up.
+    pub tokens_per_second: f64,
+    /// Tokens per prompt byte, measured on the model's own tokenizer.
+    pub tokens_per_byte: f64,
+}
+
+/// How tokens are chosen. Everything that chance or the calendar could change is fixed here at admission, so that a
+/// worker that takes over computes the same answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// 0 takes the likeliest token.
+    pub temperature: f32,
+    /// The nucleus; 1 takes all tokens.
+    pub top_p: f32,
+    /// The draw for position `i` of the answer depends on `(seed, i)` alone.
+    pub seed: u64,
+    /// The most tokens of the answer; `None`: what the context leaves.
+    pub max_tokens: Option<u32>,
+    /// Texts that end the answer.
+    pub stop: Vec<String>,
+    /// -2 to 2.
+    pub presence_penalty: f32,
+    /// -2 to 2.
+    pub frequency_penalty: f32,
+}
+
+/// What to generate: the payload of a message, as JSON with a version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generation {
+    /// The format's version; 1.
+    pub v: u32,
+    /// The conversation.
+    pub messages: Vec<Message>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// The date chat templates print, `YYYY-MM-DD`.
+    pub date: String,
+}
+
+/// One sequence to run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sequence {
+    /// The job, for logs.
+    pub job: JobId,
+    /// The tenant: computed prefixes are never shared between tenants.
+    pub tenant: TenantId,
+    /// What to generate.
+    pub generation: Generation,
+    /// Token ids of the answer that an earlier worker had sampled already, oldest first.
+    pub resume_ids: Vec<u32>,
+    /// How many bytes of the answer's text clients may have seen already; a prefix of the text of `resume_ids`.
+    pub resume_bytes: usize,
+}
+
+/// What the engine tells of a sequence, in this order: `Started`, any number of `Tokens`, then `Finished` or `Failed`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TokenEvent {
+    /// The prompt was accepted.
+    Started {
+        /// Its length in tokens.
+        prompt_tokens: u32,
+    },
+    /// More of the answer.
+    Tokens {
+        /// The ids sampled since the last event, held-back ones and the end token included.
+        ids: Vec<u32>,
+        /// The text that may now be shown: whole characters, and nothing that could still become a stop string.
+        text: String,
+    },
+    /// The answer is complete.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// Tokens of the whole answer, resumed ones and the end token included.
+        completion_tokens: u32,
+    },
+    /// There will be no answer.
+    Failed(EngineFault),
+}
+
+/// Why the engine gives no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineFault {
+    /// The request cannot be answered by this model, today or later: the client's to mend.
+    #[error("{message}")]
+    BadRequest {
+        /// A stable word such as `context_length_exceeded`.
+        code: String,
+        /// The field at fault.
+        param: Option<String>,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// The engine failed on this sequence; another try, here or elsewhere, may succeed.
+    #[error("the engine failed: {0}")]
+    Fault(String),
+    /// The engine is stopping; the job goes back to the queue.
+    #[error("the engine is stopping")]
+    Stopping,
+}
+
+/// Events of one sequence. Dropping it cancels the sequence: its slot is free at the next step.
+pub type TokenStream = mpsc::Receiver<TokenEvent>;
+
+/// Runs sequences together.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// What this engine runs.
+    fn info(&self) -> &EngineInfo;
+
+    /// Starts a sequence. The caller starts no more than [`EngineInfo::slots`] at a time; a further one waits for a
+    /// slot. Errors come as [`TokenEvent::Failed`].
+    async fn start(&self, sequence: Sequence) -> TokenStream;
+}

@@ -1,0 +1,641 @@
+//! `POST /v1/chat/completions`: the request, the whole answer, and the chunks of a streamed one.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::BadRequest;
+
+/// The most bytes a chat request's body may have.
+pub const MAX_BODY_BYTES: usize = 4_500_000;
+
+/// The most stop strings, and the most bytes of one.
+const MAX_STOPS: usize = 4;
+const MAX_STOP_BYTES: usize = 256;
+
+/// A checked chat request. Made by [`ChatRequest::parse`] only, so its values are within their ranges.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChatRequest {
+    /// The model asked for; not empty.
+    pub model: String,
+    /// The conversation; not empty.
+    pub messages: Vec<Message>,
+    /// Stream the answer.
+    pub stream: bool,
+    /// End the stream with a chunk that holds the usage.
+    pub include_usage: bool,
+    /// 0 to 2; 0 takes the likeliest token always. Default 1.
+    pub temperature: f32,
+    /// Above 0, up to 1. Default 1.
+    pub top_p: f32,
+    /// At least 1. From `max_completion_tokens` or `max_tokens`.
+    pub max_tokens: Option<u32>,
+    /// Texts that end the answer and are not part of it; at most 4.
+    pub stop: Vec<String>,
+    /// Makes sampling repeatable.
+    pub seed: Option<i64>,
+    /// -2 to 2.
+    pub presence_penalty: f32,
+    /// -2 to 2.
+    pub frequency_penalty: f32,
+    /// `auto`, `default`, `flex`, `priority` and the like.
+    pub service_tier: Option<String>,
+}
+
+/// One message of the conversation, with its content as one text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// The text; several text parts are joined.
+    pub content: String,
+    /// The speaker's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawRequest {
+    model: Option<String>,
+    messages: Option<Vec<RawMessage>>,
+    #[serde(default)]
+    stream: Option<bool>,
+    #[serde(default)]
+    stream_options: Option<RawStreamOptions>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    max_tokens: Option<Value>,
+    max_completion_tokens: Option<Value>,
+    stop: Option<RawStop>,
+    seed: Option<i64>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    service_tier: Option<String>,
+    n: Option<u32>,
+    logprobs: Option<bool>,
+    top_logprobs: Option<u32>,
+    logit_bias: Option<serde_json::Map<String, Value>>,
+    tools: Option<Vec<Value>>,
+    functions: Option<Vec<Value>>,
+    response_format: Option<RawFormat>,
+    modalities: Option<Vec<String>>,
+    audio: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct RawStreamOptions {
+    include_usage: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct RawFormat {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawStop {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Deserialize)]
+struct RawMessage {
+    role: Option<String>,
+    content: Option<RawContent>,
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawContent {
+    Text(String),
+    Parts(Vec<RawPart>),
+}
+
+#[derive(Deserialize)]
+struct RawPart {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    text: Option<String>,
+}
+
+impl ChatRequest {
+    /// Reads and checks a request body.
+    ///
+    /// Unknown fields are ignored. Fields that would change the answer in a way this server does not offer are refused
+    /// by name, never silently dropped.
+    ///
+    /// # Errors
+    /// [`BadRequest`] naming the first field at fault.
+    pub fn parse(body: &[u8]) -> Result<Self, BadRequest> {
+        let raw: RawRequest = serde_json::from_slice(body).map_err(|error| unreadable(body, &error))?;
+        raw.refuse_what_is_not_offered()?;
+        raw.check()
+    }
+
+    /// Whether two runs of this request must give the same answer: the likeliest token always, or a seed.
+    #[must_use]
+    pub fn is_deterministic(&self) -> bool {
+        self.temperature == 0.0 || self.seed.is_some()
+    }
+}
+
+impl RawRequest {
+    fn refuse_what_is_not_offered(&self) -> Result<(), BadRequest> {
+        let refuse = |param: &str, what: &str| {
+            Err(BadRequest::field(
+                param,
+                "unsupported_parameter",
+                format!("{what}; leave '{param}' out"),
+            ))
+        };
+        match self {
+            Self { n: Some(n), .. } if *n != 1 => refuse("n", "only one choice per request is offered"),
+            Self {
+                logprobs: Some(true), ..
+            } => refuse("logprobs", "log probabilities are not offered"),
+            Self {
+                top_logprobs: Some(1..),
+                ..
+            } => refuse("top_logprobs", "log probabilities are not offered"),
+            Self {
+                logit_bias: Some(bias), ..
+            } if !bias.is_empty() => refuse("logit_bias", "logit bias is not offered"),
+            Self { tools: Some(tools), .. } if !tools.is_empty() => refuse("tools", "tool calls are not offered"),
+            Self {
+                functions: Some(list), ..
+            } if !list.is_empty() => refuse("functions", "function calls are not offered"),
+            Self {
+                response_format: Some(RawFormat { kind: Some(kind) }),
+                ..
+            } if kind != "text" => refuse("response_format", "only plain text answers are offered"),
+            Self {
+                modalities: Some(list), ..
+            } if list.iter().any(|m| m != "text") => refuse("modalities", "only text answers are offered"),
+            Self { audio: Some(audio), .. } if !audio.is_null() => refuse("audio", "only text answers are offered"),
+            _ => Ok(()),
+        }
+    }
+
+    fn check(self) -> Result<ChatRequest, BadRequest> {
+        let model = self.model.ok_or_else(|| missing("model"))?;
+        if model.is_empty() {
+            return Err(BadRequest::field("model", "invalid_value", "'model' must not be empty"));
+        }
+        let messages = self.messages.ok_or_else(|| missing("messages"))?;
+        if messages.is_empty() {
+            return Err(BadRequest::field(
+                "messages",
+                "invalid_value",
+                "'messages' must hold at least one message",
+            ));
+        }
+        let messages = messages
+            .into_iter()
+            .enumerate()
+            .map(|(i, m)| m.check(i))
+            .collect::<Result<Vec<_>, _>>()?;
+        if messages.iter().all(|message| message.content.is_empty()) {
+            return Err(BadRequest::field(
+                "messages",
+                "invalid_value",
+                "'messages' must hold some text: all are empty",
+            ));
+        }
+        Ok(ChatRequest {
+            model,
+            messages,
+            stream: self.stream.unwrap_or(false),
+            include_usage: self.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
+            temperature: within("temperature", self.temperature, 1.0, 0.0, 2.0)?,
+            top_p: within("top_p", self.top_p, 1.0, f32::MIN_POSITIVE, 1.0)?,
+            max_tokens: match max_tokens("max_completion_tokens", self.max_completion_tokens)? {
+                Some(tokens) => Some(tokens),
+                None => max_tokens("max_tokens", self.max_tokens)?,
+            },
+            stop: check_stop(self.stop)?,
+            seed: self.seed,
+            presence_penalty: within("presence_penalty", self.presence_penalty, 0.0, -2.0, 2.0)?,
+            frequency_penalty: within("frequency_penalty", self.frequency_penalty, 0.0, -2.0, 2.0)?,
+            service_tier: self.service_tier,
+        })
+    }
+}
+
+impl RawMessage {
+    fn check(self, index: usize) -> Result<Message, BadRequest> {
+        let path = |field: &str| format!("messages[{index}].{field}");
+        let role = self.role.ok_or_else(|| missing(&path("role")))?;
+        if !["system", "developer", "user", "assistant", "tool"].contains(&role.as_str()) {
+            return Err(BadRequest::field(
+                path("role"),
+                "invalid_value",
+                format!(
+                    "'{}' must be one of system, developer, user, assistant, tool",
+                    path("role")
+                ),
+            ));
+        }
+        let content = match self.content {
+            // An assistant's message may have nothing but tool calls; for the others content is the point.
+            None if role == "assistant" => String::new(),
+            None => return Err(missing(&path("content"))),
+            Some(RawContent::Text(text)) => text,
+            Some(RawContent::Parts(parts)) => join_parts(parts, &path("content"))?,
+        };
+        Ok(Message {
+            role,
+            content,
+            name: self.name,
+        })
+    }
+}
+
+fn join_parts(parts: Vec<RawPart>, path: &str) -> Result<String, BadRequest> {
+    let mut joined = String::new();
+    for (index, part) in parts.into_iter().enumerate() {
+        match (part.kind.as_deref(), part.text) {
+            (Some("text") | None, Some(text)) => joined.push_str(&text),
+            (Some("text") | None, None) => return Err(missing(&format!("{path}[{index}].text"))),
+            (Some(other), _) => {
+                let message = format!("'{path}[{index}].type' is '{other}': only parts of type 'text' are offered");
+                return Err(BadRequest::field(
+                    format!("{path}[{index}].type"),
+                    "invalid_value",
+                    message,
+                ));
+            }
+        }
+    }
+    Ok(joined)
+}
+
+fn missing(param: &str) -> BadRequest {
+    BadRequest::field(param, "missing_required_parameter", format!("'{param}' is required"))
+}
+
+fn within(param: &str, value: Option<f32>, default: f32, low: f32, high: f32) -> Result<f32, BadRequest> {
+    let value = value.unwrap_or(default);
+    if value.is_finite() && (low..=high).contains(&value) {
+        return Ok(value);
+    }
+    let low = if low == f32::MIN_POSITIVE {
+        "above 0".to_owned()
+    } else {
+        format!("{low}")
+    };
+    let message = format!("'{param}' is {value}: must be between {low} and {high}");
+    Err(BadRequest::field(param, "invalid_value", message))
+}
+
+fn max_tokens(param: &str, value: Option<Value>) -> Result<Option<u32>, BadRequest> {
+    let Some(value) = value.filter(|value| !value.is_null()) else {
+        return Ok(None);
+    };
+    if !value.is_number() {
+        return Err(BadRequest::field(
+            param,
+            "invalid_type",
+            format!("'{param}' must be a whole number"),
+        ));
+    }
+    match value.as_u64().map(u32::try_from) {
+        Some(Ok(tokens @ 1..)) => Ok(Some(tokens)),
+        _ => {
+            let message = format!(
+                "'{param}' is {value}: must be a whole number between 1 and {}",
+                u32::MAX
+            );
+            Err(BadRequest::field(param, "invalid_value", message))
+        }
+    }
+}
+
+fn check_stop(stop: Option<RawStop>) -> Result<Vec<String>, BadRequest> {
+    let list = match stop {
+        None => Vec::new(),
+        Some(RawStop::One(text)) => vec![text],
+        Some(RawStop::Many(list)) => list,
+    };
+    if list.len() > MAX_STOPS {
+        return Err(BadRequest::field(
+            "stop",
+            "invalid_value",
+            format!("'stop' may hold at most {MAX_STOPS} strings"),
+        ));
+    }
+    if list.iter().any(|text| text.is_empty() || text.len() > MAX_STOP_BYTES) {
+        let message = format!("each string in 'stop' must have 1 to {MAX_STOP_BYTES} bytes");
+        return Err(BadRequest::field("stop", "invalid_value", message));
+    }
+    Ok(list)
+}
+
+/// Finds the field at fault by reading once more, slowly: only refused requests pay for the path.
+fn unreadable(body: &[u8], error: &serde_json::Error) -> BadRequest {
+    if core::str::from_utf8(body).is_err() {
+        let message = "the body is not UTF-8 text".to_owned();
+        return BadRequest {
+            param: None,
+            code: "invalid_json",
+            message,
+        };
+    }
+    match serde_json::from_slice::<Value>(body) {
+        Err(error) => BadRequest {
+            param: None,
+            code: "invalid_json",
+            message: format!("the body is not readable JSON: {error}"),
+        },
+        Ok(Value::Object(map)) => {
+            let culprit = map.into_iter().find(|(key, value)| {
+                let alone = Value::Object(core::iter::once((key.clone(), value.clone())).collect());
+                serde_json::from_value::<RawRequest>(alone).is_err()
+            });
+            let param = culprit.map(|(key, _)| key);
+            let message = match &param {
+                Some(param) => format!("'{param}' has the wrong type: {error}"),
+                None => format!("the body cannot be read: {error}"),
+            };
+            BadRequest {
+                param,
+                code: "invalid_type",
+                message,
+            }
+        }
+        Ok(_) => {
+            let message = "the body must be a JSON object".to_owned();
+            BadRequest {
+                param: None,
+                code: "invalid_type",
+                message,
+            }
+        }
+    }
+}
+
+/// Tokens used by one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens of the answer, the end token included.
+    pub completion_tokens: u32,
+    /// Both together.
+    pub total_tokens: u32,
+}
+
+impl Usage {
+    /// Adds the two up.
+    #[must_use]
+    pub fn new(prompt_tokens: u32, completion_tokens: u32) -> Self {
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens.saturating_add(completion_tokens),
+        }
+    }
+}
+
+/// A whole answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Completion {
+    /// `chatcmpl-` and the job's id.
+    pub id: String,
+    /// Always `chat.completion`.
+    pub object: String,
+    /// Seconds since the epoch at which the request was accepted.
+    pub created: i64,
+    /// The model that answered.
+    pub model: String,
+    /// The answers; one.
+    pub choices: Vec<Choice>,
+    /// Tokens used.
+    pub usage: Usage,
+    /// The tier the request was served in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<String>,
+}
+
+/// One of the answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Its number, from 0.
+    pub index: u32,
+    /// What was said.
+    pub message: AnswerMessage,
+    /// Always null: log probabilities are not offered.
+    pub logprobs: Option<Value>,
+    /// `stop` or `length`.
+    pub finish_reason: String,
+}
+
+/// What was said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerMessage {
+    /// Always `assistant`.
+    pub role: String,
+    /// The text.
+    pub content: String,
+    /// Always null.
+    pub refusal: Option<String>,
+}
+
+/// A part of a streamed answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CompletionChunk {
+    /// As in [`Completion`].
+    pub id: String,
+    /// Always `chat.completion.chunk`.
+    pub object: String,
+    /// As in [`Completion`].
+    pub created: i64,
+    /// As in [`Completion`].
+    pub model: String,
+    /// One, or none in the chunk that holds the usage.
+    pub choices: Vec<ChunkChoice>,
+    /// The usage, in the last chunk, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// As in [`Completion`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<String>,
+}
+
+/// A piece of one of the answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChunkChoice {
+    /// Its number, from 0.
+    pub index: u32,
+    /// What is new.
+    pub delta: Delta,
+    /// Always null.
+    pub logprobs: Option<Value>,
+    /// Set in the last piece: `stop` or `length`.
+    pub finish_reason: Option<String>,
+}
+
+/// What a piece adds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delta {
+    /// `assistant`, in the first piece.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// More text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(value: &Value) -> Result<ChatRequest, BadRequest> {
+        ChatRequest::parse(value.to_string().as_bytes())
+    }
+
+    fn with(field: &str, value: Value) -> Value {
+        let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+        body[field] = value;
+        body
+    }
+
+    #[test]
+    fn a_plain_request_gets_the_documented_defaults() {
+        let request = parse(&with("unknown_field", json!({"a": [1]}))).unwrap();
+        assert_eq!(
+            (request.temperature, request.top_p, request.max_tokens),
+            (1.0, 1.0, None)
+        );
+        assert!(!request.stream && !request.is_deterministic());
+    }
+
+    #[test]
+    fn content_in_parts_is_joined_and_pictures_are_refused_by_path() {
+        let parts =
+            json!([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]);
+        assert_eq!(parse(&with("messages", parts)).unwrap().messages[0].content, "ab");
+        let picture = json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]);
+        assert_eq!(
+            parse(&with("messages", picture)).unwrap_err().param.as_deref(),
+            Some("messages[0].content[0].type")
+        );
+    }
+
+    #[test]
+    fn a_refusal_names_the_field() {
+        for (field, value, code) in [
+            ("temperature", json!(2.1), "invalid_value"),
+            ("temperature", json!("hot"), "invalid_type"),
+            ("top_p", json!(0), "invalid_value"),
+            ("max_tokens", json!(0), "invalid_value"),
+            ("max_tokens", json!(-3), "invalid_value"),
+            ("max_tokens", json!(1e30), "invalid_value"),
+            ("max_tokens", json!("many"), "invalid_type"),
+            ("max_completion_tokens", json!(1.5), "invalid_value"),
+            ("messages", json!([]), "invalid_value"),
+            ("messages", json!("hi"), "invalid_type"),
+            ("messages", json!([{"role": "user", "content": ""}]), "invalid_value"),
+            ("model", json!(""), "invalid_value"),
+            ("model", json!(7), "invalid_type"),
+            ("stop", json!(["a", "b", "c", "d", "e"]), "invalid_value"),
+            ("stop", json!([""]), "invalid_value"),
+            ("stream", json!("yes"), "invalid_type"),
+            ("n", json!(2), "unsupported_parameter"),
+            ("logprobs", json!(true), "unsupported_parameter"),
+            ("tools", json!([{"type": "function"}]), "unsupported_parameter"),
+            (
+                "response_format",
+                json!({"type": "json_object"}),
+                "unsupported_parameter",
+            ),
+            ("presence_penalty", json!(3), "invalid_value"),
+        ] {
+            let refusal = parse(&with(field, value.clone())).unwrap_err();
+            assert_eq!(
+                (refusal.param.as_deref(), refusal.code),
+                (Some(field), code),
+                "{field} = {value}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_missing_field_is_named_with_its_path() {
+        assert_eq!(
+            parse(&json!({"messages": []})).unwrap_err().param.as_deref(),
+            Some("model")
+        );
+        assert_eq!(
+            parse(&json!({"model": "m"})).unwrap_err().param.as_deref(),
+            Some("messages")
+        );
+        let bare = with("messages", json!([{"role": "user", "content": "a"}, {"content": "b"}]));
+        assert_eq!(parse(&bare).unwrap_err().param.as_deref(), Some("messages[1].role"));
+    }
+
+    #[test]
+    fn bodies_that_are_no_json_objects_are_refused_as_such() {
+        for body in [
+            &b""[..],
+            b"{",
+            b"\xff\xfe",
+            b"[1]",
+            b"null",
+            "[".repeat(100_000).as_bytes(),
+        ] {
+            assert_eq!(ChatRequest::parse(body).unwrap_err().param, None);
+        }
+    }
+
+    #[test]
+    fn null_means_the_default() {
+        let body = with("max_tokens", Value::Null);
+        assert_eq!(parse(&body).unwrap().max_tokens, None);
+        assert_eq!(parse(&with("temperature", Value::Null)).unwrap().temperature, 1.0);
+        assert!(parse(&with("n", json!(1))).is_ok());
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(|x| serde_json::Number::from_f64(x).map_or(Value::Null, Value::Number)),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            let key = prop_oneof!["role|content|type|text|name", ".{0,6}"];
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::vec((key, inner), 0..4).prop_map(|m| m.into_iter().collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_the_parser_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = ChatRequest::parse(&body);
+        }
+
+        #[test]
+        fn whatever_a_field_holds_the_refusal_is_ours_and_an_accepted_value_is_in_range(
+            field in "model|messages|temperature|top_p|max_tokens|stop|seed|stream|stream_options|n|tools",
+            value in any_json(),
+        ) {
+            match parse(&with(&field, value)) {
+                Ok(request) => {
+                    prop_assert!((0.0..=2.0).contains(&request.temperature));
+                    prop_assert!(request.top_p > 0.0 && request.top_p <= 1.0);
+                    prop_assert!(request.max_tokens != Some(0) && !request.messages.is_empty());
+                }
+                Err(refusal) => prop_assert!(!refusal.message.is_empty()),
+            }
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! `GET` and `DELETE /v1/jobs/{id}`: a request looked at as the job it became.
+
+use serde::{Deserialize, Serialize};
+
+use crate::chat::{Completion, Usage};
+use crate::error::ErrorObject;
+
+/// A job as its tenant sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// The id from the answer's `x-penstock-job-id`.
+    pub id: String,
+    /// Always `job`.
+    pub object: String,
+    /// `queued`, `running`, `succeeded`, `failed`, `cancelled` or `expired`.
+    pub status: String,
+    /// The model asked for.
+    pub model: String,
+    /// Seconds since the epoch.
+    pub created_at: i64,
+    /// Seconds since the epoch of the newest claim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<i64>,
+    /// Seconds since the epoch of the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<i64>,
+    /// The answer, once succeeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Completion>,
+    /// The error, once failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorObject>,
+    /// Tokens used, once ended by a worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
