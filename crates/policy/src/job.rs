@@ -113,6 +113,13 @@ pub struct Head {
 }
 
 impl Head {
+    /// How many claims have failed: neither given back on purpose nor, if it runs, the present one.
+    #[must_use]
+    pub const fn failed_attempts(&self) -> u32 {
+        let running = if matches!(self.state, State::Running) { 1 } else { 0 };
+        self.epoch.0.saturating_sub(self.releases).saturating_sub(running)
+    }
+
     /// The record of a job that has just been accepted.
     #[must_use]
     pub const fn queued(nonce: Nonce) -> Self {
@@ -172,6 +179,8 @@ pub enum Step {
     Release {
         /// The claim.
         epoch: Epoch,
+        /// Given back on purpose (drain, shutdown); if not, the claim counts as a failed attempt.
+        blameless: bool,
     },
     /// End the job as the holder of `epoch`.
     Finish {
@@ -193,7 +202,8 @@ pub enum Step {
         /// End it even though others want it (the tenant's own explicit wish).
         regardless_of_interest: bool,
     },
-    /// Note that the consequences of the end are done.
+    /// Note that the consequences of the end are done. Granted once: whoever is granted it gives back what the job
+    /// had reserved and did not use.
     Settle,
 }
 
@@ -216,6 +226,8 @@ pub enum Denied {
     Unwanted,
     /// The job has not ended.
     NotEnded,
+    /// The consequences of the end are done already.
+    Settled,
 }
 
 /// Says whether `step` is allowed on the record found (`None`: there is none), and what the record becomes.
@@ -245,11 +257,11 @@ pub fn apply(step: Step, nonce: Nonce, found: Option<&Head>, now: Timestamp) -> 
             lease_until,
             ..held(head, epoch)?
         },
-        (Step::Release { epoch }, Some(head)) => {
+        (Step::Release { epoch, blameless }, Some(head)) => {
             let head = held(head, epoch)?;
             Head {
                 state: State::Queued,
-                releases: head.releases.saturating_add(1),
+                releases: head.releases.saturating_add(u32::from(blameless)),
                 ..head
             }
         }
@@ -278,6 +290,7 @@ pub fn apply(step: Step, nonce: Nonce, found: Option<&Head>, now: Timestamp) -> 
             ..*head
         },
         (Step::Settle, Some(head)) if !head.state.is_terminal() => return Err(Denied::NotEnded),
+        (Step::Settle, Some(head)) if !head.unsettled => return Err(Denied::Settled),
         (Step::Settle, Some(head)) => Head {
             unsettled: false,
             ..*head
@@ -447,7 +460,7 @@ mod tests {
             Just(Step::Put),
             lease.clone().prop_map(|lease_until| Step::Claim { lease_until }),
             (epoch.clone(), lease).prop_map(|(epoch, lease_until)| Step::Renew { epoch, lease_until }),
-            epoch.clone().prop_map(|epoch| Step::Release { epoch }),
+            (epoch.clone(), any::<bool>()).prop_map(|(epoch, blameless)| Step::Release { epoch, blameless }),
             epoch.prop_map(|epoch| Step::Finish {
                 epoch,
                 end: End::Succeeded,

@@ -53,6 +53,16 @@ pub fn chain<C: Link>(chunks: &[C], epoch: Epoch, last: Option<Position>) -> Opt
     Some(newest_first)
 }
 
+/// What the claimer of `epoch` continues from: the chain of the newest older epoch that has one (a claimer that died
+/// before its opening chunk left none), oldest first; empty if nothing was written yet.
+#[must_use]
+pub fn continuation<C: Link>(chunks: &[C], epoch: Epoch) -> Vec<&C> {
+    (1..epoch.0)
+        .rev()
+        .find_map(|older| chain(chunks, Epoch(older), None))
+        .unwrap_or_default()
+}
+
 fn contiguous_end<C>(by_place: &BTreeMap<Position, &C>, epoch: Epoch) -> Option<Position> {
     let seq = (0u32..)
         .take_while(|&seq| by_place.contains_key(&Position { epoch, seq }))
@@ -190,12 +200,8 @@ mod tests {
             for (kind, pick) in moves {
                 match kind {
                     0 => {
-                        let old = chain(&chunks, newest, None).and_then(|c| c.last().map(|l| l.position()));
-                        // A claimer reads strongly after its claim. If the last claimer never opened, look further back.
-                        let parent = (0..=newest.0).rev().find_map(|e| {
-                            chain(&chunks, Epoch(e), None).and_then(|c| c.last().map(|l| l.position()))
-                        });
-                        let _ = old;
+                        // A claimer reads strongly after its claim.
+                        let parent = continuation(&chunks, newest.next()).last().map(|last| last.position());
                         newest = newest.next();
                         if newest > Epoch(1) {
                             chunks.push(Chunk(Position { epoch: newest, seq: 0 }, parent));

@@ -276,8 +276,9 @@ pub trait Jobs: Send + Sync {
     /// Writes a chunk. Unconditional: the epoch in its position fences it. Durable when this returns.
     async fn put_chunk(&self, job: JobId, chunk: &Chunk) -> PortResult<()>;
 
-    /// All chunks of a job, in the order of their positions. Sees every finished `put_chunk`.
-    async fn chunks(&self, job: JobId) -> PortResult<Vec<Chunk>>;
+    /// The chunks of a job that stand after `after` (all of them if `None`), in the order of their positions. Sees every
+    /// finished `put_chunk`.
+    async fn chunks(&self, job: JobId, after: Option<Position>) -> PortResult<Vec<Chunk>>;
 
     /// A job's record, as it is now.
     async fn record(&self, job: JobId) -> PortResult<Option<JobRecord>>;

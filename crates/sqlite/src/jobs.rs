@@ -1,0 +1,305 @@
+//! Jobs and their chunks. Accepting is one transaction; every step asks `penstock_policy::job::apply`.
+
+use async_trait::async_trait;
+use penstock_policy::id::{JobId, Nonce};
+use penstock_policy::job::{Denied, Head, Position, Step, apply};
+use penstock_policy::time::Timestamp;
+use penstock_service::message;
+use penstock_service::ports::{
+    Acceptance, Accepted, BucketKey, Chunk, Claim, Claimed, JobRecord, Jobs, Levels, PortResult, QueueId, StepResult,
+    Stepped, TakeOutcome, Watch,
+};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::rows::{JOB_COLUMNS, ids_bytes, ids_from, job_record, malformed, outcome_text, position, spec_text, stored};
+use crate::{Sqlite, limits, markers, queue};
+
+#[async_trait]
+impl Jobs for Sqlite {
+    async fn accept(&self, acceptance: &Acceptance, now: Timestamp) -> PortResult<Accepted> {
+        let spec = &acceptance.message.spec;
+        let queue = queue::queue_name(&QueueId {
+            pool: spec.pool.clone(),
+            class: spec.class,
+        });
+        let (to_ring, job) = (queue.clone(), spec.id);
+        let acceptance = acceptance.clone();
+        let accepted = self
+            .store
+            .write(move |connection| accept(connection, &acceptance, &queue, now))
+            .await?;
+        if matches!(accepted, Accepted::Yes { .. }) {
+            self.queue_bells.ring(&to_ring);
+            self.job_bells.ring(&job.to_string());
+        }
+        Ok(accepted)
+    }
+
+    async fn claim(&self, claim: &Claim, nonce: Nonce, now: Timestamp) -> PortResult<Claimed> {
+        let (job, claim) = (claim.spec.id, claim.clone());
+        let claimed = self
+            .store
+            .write(move |connection| self::claim(connection, &claim, nonce, now))
+            .await?;
+        self.job_bells.ring(&job.to_string());
+        Ok(claimed)
+    }
+
+    async fn step(&self, job: JobId, step: &Stepped, nonce: Nonce, now: Timestamp) -> PortResult<StepResult> {
+        let stepped = step.clone();
+        let result = self
+            .store
+            .write(move |connection| self::step(connection, job, &stepped, nonce, now))
+            .await?;
+        self.job_bells.ring(&job.to_string());
+        Ok(result)
+    }
+
+    async fn put_chunk(&self, job: JobId, chunk: &Chunk) -> PortResult<()> {
+        let chunk = chunk.clone();
+        self.store
+            .write(move |connection| put_chunk(connection, job, &chunk))
+            .await?;
+        self.job_bells.ring(&job.to_string());
+        Ok(())
+    }
+
+    async fn chunks(&self, job: JobId, after: Option<Position>) -> PortResult<Vec<Chunk>> {
+        self.store.read(move |connection| chunks(connection, job, after)).await
+    }
+
+    async fn record(&self, job: JobId) -> PortResult<Option<JobRecord>> {
+        self.store.read(move |connection| record(connection, job)).await
+    }
+
+    fn watch(&self, job: JobId) -> Box<dyn Watch> {
+        Box::new(self.job_bells.listen(job.to_string()))
+    }
+}
+
+fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Timestamp) -> rusqlite::Result<Accepted> {
+    let id = acceptance.message.spec.id;
+    // Decide everything before anything is written, so that a refusal leaves nothing to undo.
+    let mut spec = acceptance.message.spec.clone();
+    let mut grants: Vec<(BucketKey, Levels, bool)> = Vec::new();
+    for take in &acceptance.takes {
+        let decided = limits::decide(connection, take, acceptance.nonce, now)?;
+        match decided.outcome {
+            TakeOutcome::Refused { part, until, levels } => {
+                return Ok(Accepted::Refused {
+                    key: take.key.clone(),
+                    part,
+                    until,
+                    levels,
+                });
+            }
+            TakeOutcome::Granted { reservation, levels } => {
+                if matches!(take.key, BucketKey::Tenant { .. }) {
+                    spec.reservation = Some(reservation);
+                }
+                grants.push((take.key.clone(), levels, decided.fresh));
+            }
+        }
+    }
+    if let Some(claim) = &acceptance.marker
+        && let Some(found) = markers::find(connection, &claim.key)?
+        && found.expires > now
+        && found.job != id
+        && Some(found.job) != claim.replaces
+    {
+        return Ok(Accepted::Held(found));
+    }
+    if let Some(JobRecord { spec: Some(known), .. }) = record(connection, id)? {
+        // A repetition: all of it was committed together.
+        let levels = grants.into_iter().map(|(_, levels, _)| levels).collect();
+        return Ok(Accepted::Yes {
+            spec: Box::new(known),
+            levels,
+        });
+    }
+    for (key, levels, fresh) in &grants {
+        if *fresh {
+            limits::write(connection, key, levels, acceptance.nonce)?;
+        }
+    }
+    if let Some(claim) = &acceptance.marker {
+        markers::write(connection, claim, id, now)?;
+    }
+    let message = penstock_service::ports::Message {
+        spec,
+        payload: acceptance.message.payload.clone(),
+    };
+    queue::insert(connection, queue, &message::encode(&message), now, now)?;
+    if let Ok(head) = apply(
+        Step::Put,
+        acceptance.nonce,
+        record(connection, id)?.map(|record| record.head).as_ref(),
+        now,
+    ) {
+        let record = JobRecord {
+            spec: Some(message.spec.clone()),
+            head,
+            owner: None,
+            digest: None,
+            started: None,
+            finished: None,
+            outcome: None,
+        };
+        write(connection, id, &record)?;
+    }
+    let levels = grants.into_iter().map(|(_, levels, _)| levels).collect();
+    Ok(Accepted::Yes {
+        spec: Box::new(message.spec),
+        levels,
+    })
+}
+
+fn claim(connection: &Connection, claim: &Claim, nonce: Nonce, now: Timestamp) -> rusqlite::Result<Claimed> {
+    let id = claim.spec.id;
+    let found = record(connection, id)?;
+    let step = Step::Claim {
+        lease_until: claim.lease_until,
+    };
+    let head = match (
+        apply(step, nonce, found.as_ref().map(|record| &record.head), now),
+        &found,
+    ) {
+        (Ok(head), _) => head,
+        (Err(denied), Some(record)) => {
+            return Ok(Claimed::No {
+                denied,
+                record: Box::new(record.clone()),
+            });
+        }
+        // The table denies a claim only on a record; a job without one is always free.
+        (Err(_), None) => return Err(malformed(0, "claim")),
+    };
+    if let Some(fixed) = found.as_ref().and_then(|record| record.digest.as_ref())
+        && *fixed != claim.digest
+        && !chunks(connection, id, None)?.is_empty()
+    {
+        return Ok(Claimed::OtherDigest(fixed.clone()));
+    }
+    if let Some(record) = &found
+        && record.head == head
+    {
+        return Ok(Claimed::Yes(Box::new(record.clone())));
+    }
+    let record = JobRecord {
+        spec: found
+            .and_then(|record| record.spec)
+            .or_else(|| Some(claim.spec.clone())),
+        head,
+        owner: Some(claim.owner.clone()),
+        digest: Some(claim.digest.clone()),
+        started: Some(now),
+        finished: None,
+        outcome: None,
+    };
+    write(connection, id, &record)?;
+    Ok(Claimed::Yes(Box::new(record)))
+}
+
+fn step(
+    connection: &Connection,
+    job: JobId,
+    stepped: &Stepped,
+    nonce: Nonce,
+    now: Timestamp,
+) -> rusqlite::Result<StepResult> {
+    let found = record(connection, job)?;
+    let before = found.as_ref().map(|record| record.head);
+    let head = match apply(stepped.step, nonce, before.as_ref(), now) {
+        Ok(head) => head,
+        Err(denied) => return Ok(Err::<Head, Denied>(denied)),
+    };
+    if before != Some(head) {
+        let ends = head.state.is_terminal() && !before.is_some_and(|before| before.state.is_terminal());
+        let mut record = found.unwrap_or(JobRecord {
+            spec: None,
+            head,
+            owner: None,
+            digest: None,
+            started: None,
+            finished: None,
+            outcome: None,
+        });
+        record.head = head;
+        if ends {
+            record.finished = Some(now);
+            record.outcome.clone_from(&stepped.outcome);
+        }
+        write(connection, job, &record)?;
+    }
+    Ok(Ok(head))
+}
+
+fn record(connection: &Connection, job: JobId) -> rusqlite::Result<Option<JobRecord>> {
+    connection
+        .prepare_cached(&format!("SELECT {JOB_COLUMNS} FROM job WHERE id = ?"))?
+        .query_row(params![job.to_string()], job_record)
+        .optional()
+}
+
+fn write(connection: &Connection, job: JobId, record: &JobRecord) -> rusqlite::Result<()> {
+    let head = &record.head;
+    connection
+        .prepare_cached(&format!(
+            "INSERT OR REPLACE INTO job (id, {JOB_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        ))?
+        .execute(params![
+            job.to_string(),
+            head.state.code(),
+            head.epoch.0,
+            head.lease_until.as_millis(),
+            head.releases,
+            head.interest,
+            head.last.map(|last| last.epoch.0),
+            head.last.map(|last| last.seq),
+            head.unsettled,
+            stored(head.nonce.0),
+            record.spec.as_ref().map(spec_text),
+            record.owner.as_ref().map(|owner| owner.as_str()),
+            record.digest,
+            record.started.map(Timestamp::as_millis),
+            record.finished.map(Timestamp::as_millis),
+            record.outcome.as_ref().map(outcome_text),
+        ])
+        .map(|_| ())
+}
+
+fn put_chunk(connection: &Connection, job: JobId, chunk: &Chunk) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO chunk (job, epoch, seq, parent_epoch, parent_seq, ids, text)
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![
+            job.to_string(),
+            chunk.position.epoch.0,
+            chunk.position.seq,
+            chunk.parent.map(|parent| parent.epoch.0),
+            chunk.parent.map(|parent| parent.seq),
+            ids_bytes(&chunk.ids),
+            chunk.text
+        ])
+        .map(|_| ())
+}
+
+fn chunks(connection: &Connection, job: JobId, after: Option<Position>) -> rusqlite::Result<Vec<Chunk>> {
+    let (epoch, seq) = after.map_or((-1, -1), |after| (i64::from(after.epoch.0), i64::from(after.seq)));
+    connection
+        .prepare_cached(
+            "SELECT epoch, seq, parent_epoch, parent_seq, ids, text FROM chunk
+             WHERE job = ? AND (epoch, seq) > (?, ?) ORDER BY epoch, seq",
+        )?
+        .query_map(params![job.to_string(), epoch, seq], |row| {
+            Ok(Chunk {
+                position: position(row, 0)?.ok_or_else(|| malformed(0, "position"))?,
+                parent: position(row, 2)?,
+                ids: ids_from(row.get_ref(4)?.as_blob()?).ok_or_else(|| malformed(4, "token ids"))?,
+                text: row.get(5)?,
+            })
+        })?
+        .collect()
+}

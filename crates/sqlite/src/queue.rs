@@ -1,0 +1,174 @@
+//! The queues in the `message` table.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use futures_util::future::select;
+use penstock_policy::time::Timestamp;
+use penstock_service::message;
+use penstock_service::ports::{Delivery, Message, PortResult, Queue, QueueId, Receipt, Watch};
+use rusqlite::{Connection, params};
+
+use crate::Sqlite;
+use crate::rows::moment;
+
+/// After so many receives a message goes to the dead-letter queue instead of to a receiver, as on SQS.
+const MOST_RECEIVES: u32 = 6;
+
+#[async_trait]
+impl Queue for Sqlite {
+    async fn send(&self, queue: &QueueId, message: &Message, delay: Duration, now: Timestamp) -> PortResult<()> {
+        let (name, body) = (queue_name(queue), message::encode(message));
+        let to_ring = name.clone();
+        self.store
+            .write(move |connection| insert(connection, &name, &body, now, now.after(delay)))
+            .await?;
+        self.queue_bells.ring(&to_ring);
+        Ok(())
+    }
+
+    async fn receive(
+        &self,
+        queue: &QueueId,
+        max: usize,
+        visibility: Duration,
+        wait: Duration,
+    ) -> PortResult<Vec<Delivery>> {
+        let name = queue_name(queue);
+        let mut bell = self.queue_bells.listen(name.clone());
+        let deadline = self.clock.now().after(wait);
+        loop {
+            let now = self.clock.now();
+            let (received, next) = {
+                let (name, queue) = (name.clone(), queue.clone());
+                self.store
+                    .write(move |connection| receive(connection, &queue, &name, max, visibility, now))
+                    .await?
+            };
+            if !received.is_empty() || now >= deadline {
+                return Ok(received);
+            }
+            // A hidden message may come back while we wait.
+            let until = next.map_or(deadline, |next| next.min(deadline));
+            select(bell.changed().boxed(), self.clock.sleep_until(until)).await;
+        }
+    }
+
+    async fn ack(&self, receipt: &Receipt) -> PortResult<()> {
+        let Some((id, receives)) = handle(receipt) else {
+            return Ok(());
+        };
+        self.store
+            .write(move |connection| {
+                connection
+                    .prepare_cached("DELETE FROM message WHERE id = ? AND receives = ?")?
+                    .execute(params![id, receives])
+                    .map(|_| ())
+            })
+            .await
+    }
+
+    async fn hide(&self, receipt: &Receipt, visibility: Duration) -> PortResult<()> {
+        let Some((id, receives)) = handle(receipt) else {
+            return Ok(());
+        };
+        let visible = self.clock.now().after(visibility);
+        self.store
+            .write(move |connection| {
+                connection
+                    .prepare_cached("UPDATE message SET visible = ? WHERE id = ? AND receives = ?")?
+                    .execute(params![visible.as_millis(), id, receives])
+                    .map(|_| ())
+            })
+            .await?;
+        self.queue_bells.ring(&queue_name(&receipt.queue));
+        Ok(())
+    }
+
+    async fn depth(&self, queue: &QueueId) -> PortResult<u64> {
+        let name = queue_name(queue);
+        self.store
+            .read(move |connection| {
+                connection
+                    .prepare_cached("SELECT count(*) FROM message WHERE queue = ?")?
+                    .query_row(params![name], |row| row.get::<_, i64>(0))
+                    .map(i64::cast_unsigned)
+            })
+            .await
+    }
+}
+
+/// Puts a message into a queue.
+pub(crate) fn insert(
+    connection: &Connection,
+    queue: &str,
+    body: &str,
+    sent: Timestamp,
+    visible: Timestamp,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT INTO message (queue, body, sent, visible, receives) VALUES (?, ?, ?, ?, 0)")?
+        .execute(params![queue, body, sent.as_millis(), visible.as_millis()])
+        .map(|_| ())
+}
+
+/// The name of a queue, in the table and as a bell.
+pub(crate) fn queue_name(queue: &QueueId) -> String {
+    format!("{}-{}", queue.pool, queue.class.name())
+}
+
+/// Takes what is visible, oldest first; if there is nothing, says when the next hidden message comes back.
+fn receive(
+    connection: &Connection,
+    queue: &QueueId,
+    name: &str,
+    max: usize,
+    visibility: Duration,
+    now: Timestamp,
+) -> rusqlite::Result<(Vec<Delivery>, Option<Timestamp>)> {
+    connection
+        .prepare_cached(
+            "UPDATE message SET queue = queue || '-dlq' WHERE queue = ? AND visible <= ? AND receives >= ?",
+        )?
+        .execute(params![name, now.as_millis(), MOST_RECEIVES])?;
+    let rows: Vec<(i64, String, Timestamp, u32)> = connection
+        .prepare_cached(
+            "SELECT id, body, sent, receives FROM message WHERE queue = ? AND visible <= ? ORDER BY id LIMIT ?",
+        )?
+        .query_map(
+            params![name, now.as_millis(), i64::try_from(max).unwrap_or(i64::MAX)],
+            |row| Ok((row.get(0)?, row.get(1)?, moment(row, 2)?, row.get(3)?)),
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut received = Vec::with_capacity(rows.len());
+    for (id, body, sent, receives) in rows {
+        let receives = receives.saturating_add(1);
+        connection
+            .prepare_cached("UPDATE message SET visible = ?, receives = ? WHERE id = ?")?
+            .execute(params![now.after(visibility).as_millis(), receives, id])?;
+        let receipt = Receipt {
+            queue: queue.clone(),
+            handle: format!("{id}:{receives}"),
+        };
+        received.push(Delivery {
+            message: message::decode(&body),
+            receipt,
+            sent,
+            receives,
+        });
+    }
+    if !received.is_empty() {
+        return Ok((received, None));
+    }
+    let next: Option<i64> = connection
+        .prepare_cached("SELECT min(visible) FROM message WHERE queue = ?")?
+        .query_row(params![name], |row| row.get(0))?;
+    Ok((received, next.map(Timestamp::from_millis)))
+}
+
+/// The message's id and the number of the receive; `None` for a handle that is not one of ours.
+fn handle(receipt: &Receipt) -> Option<(i64, u32)> {
+    let (id, receives) = receipt.handle.split_once(':')?;
+    Some((id.parse().ok()?, receives.parse().ok()?))
+}
