@@ -1,1 +1,350 @@
-//! What the next step runs.
+//! What the next step of a continuously batched engine runs.
+//!
+//! An engine whose attention keeps one cache row per sequence can do one of two things in a call: *decode*, one more
+//! token for every running sequence, or *prefill*, a chunk of one waiting prompt (several rows with several tokens
+//! each and a past are refused by the operator, so a chunk belongs to one prompt). Decoding first for ever starves
+//! prompts; prefilling first freezes everybody's stream while a long prompt is read. So work goes in *rounds* with a
+//! token budget: chunks of prompts up to the budget less what the decode will take, then one decode. A running
+//! sequence therefore never waits for more than a budget of prompt tokens, and a prompt never for more than one decode.
+//!
+//! Among prompts the shortest rest goes first, so that a short question does not wait behind a long document; each
+//! time that passes over the oldest prompt counts, and after [`Config::overtakes`] of them the oldest has its turn.
+//! Plain arrival order would need no counter but would make everybody's first token as late as the longest prompt.
+//!
+//! Edge cases: with nothing running a prompt gets whole chunks, nobody is delayed; a prompt without a cache row is
+//! eligible only while a row is free; an empty prompt never occurs (admission refuses it) and is passed over.
+
+/// The bounds of a round. Made by [`Config::new`] only, so that a round always has room for a prompt token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    budget_tokens: u32,
+    chunk_tokens: u32,
+    overtakes: u32,
+}
+
+/// Why bounds are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidConfig {
+    /// The budget must exceed the number of slots: with all but one slot decoding, the last one's prompt needs a token.
+    BudgetTooSmall {
+        /// The least budget for these slots.
+        least: u32,
+    },
+    /// A chunk holds at least one token.
+    NoChunk,
+}
+
+impl core::fmt::Display for InvalidConfig {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::BudgetTooSmall { least } => {
+                write!(f, "the token budget must exceed the number of slots: use at least {least}")
+            }
+            Self::NoChunk => f.write_str("a prefill chunk must hold at least one token"),
+        }
+    }
+}
+
+impl core::error::Error for InvalidConfig {}
+
+impl Config {
+    /// Bounds for an engine with `slots` slots: at most `budget_tokens` tokens a round (a decoded row counts one), at
+    /// most `chunk_tokens` a chunk, and at most `overtakes` chunks in a row past the oldest prompt.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`] if a round could have no room for a prompt token.
+    pub const fn new(slots: u32, budget_tokens: u32, chunk_tokens: u32, overtakes: u32) -> Result<Self, InvalidConfig> {
+        if budget_tokens <= slots {
+            return Err(InvalidConfig::BudgetTooSmall { least: slots.saturating_add(1) });
+        }
+        if chunk_tokens == 0 {
+            return Err(InvalidConfig::NoChunk);
+        }
+        Ok(Self { budget_tokens, chunk_tokens, overtakes })
+    }
+
+    /// The most tokens of a round.
+    #[must_use]
+    pub const fn budget_tokens(&self) -> u32 {
+        self.budget_tokens
+    }
+
+    /// The most times in a row that the oldest prompt is passed over.
+    #[must_use]
+    pub const fn overtakes(&self) -> u32 {
+        self.overtakes
+    }
+}
+
+/// A prompt that is not in the cache completely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its tokens that are not in the cache yet; at least 1.
+    pub remaining: u32,
+    /// Whether it has a cache row already.
+    pub placed: Placed,
+}
+
+/// Whether a prompt has a cache row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// It has: some of it is in the cache.
+    InSlot,
+    /// It has not; its first chunk takes a free row.
+    Queued,
+}
+
+/// What there is to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Load<'w> {
+    /// Sequences that decode.
+    pub rows: u32,
+    /// Prompts, oldest first.
+    pub waiting: &'w [Waiting],
+    /// Rows that neither decode nor hold part of a prompt.
+    pub free_slots: u32,
+}
+
+/// Where in a round the engine is. Start from the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Prompt tokens since the last decode.
+    spent: u32,
+    /// Chunks in a row that passed over the oldest eligible prompt.
+    passed_over: u32,
+}
+
+/// What to run next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Idle,
+    /// One token for each running sequence.
+    Decode,
+    /// The next tokens of a prompt.
+    Prefill {
+        /// The prompt's place in [`Load::waiting`].
+        which: usize,
+        /// How many; 1 to its remaining ones.
+        tokens: u32,
+    },
+}
+
+/// Decides the next step, and the state after it. Linear in the number of waiting prompts.
+#[must_use]
+pub fn next(state: State, load: &Load<'_>, config: &Config) -> (Step, State) {
+    let Some((which, prompt, passed_over)) = pick(state, load, config) else {
+        return if load.rows == 0 {
+            (Step::Idle, State::default())
+        } else {
+            (Step::Decode, State { spent: 0, ..state })
+        };
+    };
+    // With nothing running there is no decode to make room for, and none that would end the round.
+    let spent = if load.rows == 0 { 0 } else { state.spent };
+    // The prompt may become a row in this very round: its own decode is counted too.
+    let taken = load.rows.saturating_add(1).saturating_add(spent);
+    let room = config.budget_tokens.saturating_sub(taken);
+    if room == 0 {
+        return (Step::Decode, State { spent: 0, ..state });
+    }
+    let tokens = prompt.remaining.min(config.chunk_tokens).min(room);
+    let spent = spent.saturating_add(tokens);
+    (Step::Prefill { which, tokens }, State { spent, passed_over })
+}
+
+/// The prompt whose turn it is, and how often the oldest has then been passed over in a row.
+///
+/// Chunks also count while the oldest has no row to go to: else a young prompt could take every row that becomes free
+/// and the count would begin anew in between.
+fn pick(state: State, load: &Load<'_>, config: &Config) -> Option<(usize, Waiting, u32)> {
+    let eligible = |prompt: &Waiting| {
+        prompt.remaining > 0
+            && match prompt.placed {
+                Placed::InSlot => true,
+                Placed::Queued => load.free_slots > 0,
+            }
+    };
+    if let Some(oldest) = load.waiting.first().filter(|oldest| eligible(oldest))
+        && state.passed_over >= config.overtakes
+    {
+        return Some((0, *oldest, 0));
+    }
+    let candidates = load.waiting.iter().copied().enumerate();
+    let (which, prompt) =
+        candidates.filter(|(_, prompt)| eligible(prompt)).min_by_key(|(_, prompt)| prompt.remaining)?; // of equals the first: the oldest
+    let passed_over = if which == 0 { 0 } else { state.passed_over.saturating_add(1) };
+    Some((which, prompt, passed_over))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn prompt(remaining: u32) -> Waiting {
+        Waiting { remaining, placed: Placed::InSlot }
+    }
+
+    fn queued(remaining: u32) -> Waiting {
+        Waiting { remaining, placed: Placed::Queued }
+    }
+
+    fn config(slots: u32, budget: u32, chunk: u32) -> Config {
+        Config::new(slots, budget, chunk, 3).unwrap()
+    }
+
+    fn decide(state: State, rows: u32, waiting: &[Waiting], free_slots: u32, config: &Config) -> (Step, State) {
+        let load = Load { rows, waiting, free_slots };
+        next(state, &load, config)
+    }
+
+    #[test]
+    fn without_work_the_engine_rests() {
+        let bounds = config(4, 64, 32);
+        assert_eq!(decide(State::default(), 0, &[], 4, &bounds).0, Step::Idle);
+        assert_eq!(decide(State::default(), 0, &[queued(9)], 0, &bounds).0, Step::Idle);
+    }
+
+    #[test]
+    fn a_prompt_that_nobody_waits_for_is_read_in_whole_chunks() {
+        let bounds = config(4, 64, 32);
+        let mut state = State::default();
+        for remaining in [100, 68, 36] {
+            let (step, after) = decide(state, 0, &[prompt(remaining)], 3, &bounds);
+            assert_eq!(step, Step::Prefill { which: 0, tokens: 32 });
+            state = after;
+        }
+    }
+
+    #[test]
+    fn running_sequences_wait_for_no_more_than_a_budget_of_prompt_tokens() {
+        let bounds = config(4, 20, 16);
+        let (step, state) = decide(State::default(), 2, &[prompt(100)], 1, &bounds);
+        assert_eq!(step, Step::Prefill { which: 0, tokens: 16 });
+        let (step, state) = decide(state, 2, &[prompt(84)], 1, &bounds);
+        assert_eq!(step, Step::Prefill { which: 0, tokens: 1 });
+        let (step, state) = decide(state, 2, &[prompt(83)], 1, &bounds);
+        assert_eq!(step, Step::Decode);
+        let (step, _) = decide(state, 2, &[prompt(83)], 1, &bounds);
+        assert_eq!(step, Step::Prefill { which: 0, tokens: 16 });
+    }
+
+    #[test]
+    fn a_short_question_overtakes_a_long_document_but_not_for_ever() {
+        let bounds = config(4, 1000, 10);
+        let mut state = State::default();
+        let mut turns = Vec::new();
+        for _ in 0..8 {
+            let (step, after) = decide(state, 0, &[prompt(500), prompt(20)], 2, &bounds);
+            turns.push(step);
+            state = after;
+        }
+        let document = turns.iter().filter(|step| matches!(step, Step::Prefill { which: 0, .. })).count();
+        assert_eq!(document, 2, "{turns:?}");
+        assert_eq!(turns[0], Step::Prefill { which: 1, tokens: 10 });
+    }
+
+    #[test]
+    fn a_prompt_without_a_row_waits_for_one() {
+        let bounds = config(2, 64, 32);
+        assert_eq!(decide(State::default(), 2, &[queued(5)], 0, &bounds).0, Step::Decode);
+        assert_eq!(decide(State::default(), 1, &[queued(5)], 1, &bounds).0, Step::Prefill { which: 0, tokens: 5 });
+    }
+
+    #[test]
+    fn bounds_that_leave_no_room_for_a_prompt_are_refused() {
+        assert_eq!(Config::new(8, 8, 4, 1), Err(InvalidConfig::BudgetTooSmall { least: 9 }));
+        assert_eq!(Config::new(8, 9, 0, 1), Err(InvalidConfig::NoChunk));
+    }
+
+    /// A sequence of the model: how much of its prompt is left, how many tokens it will decode, what it has waited for.
+    #[derive(Clone, Debug)]
+    struct Run {
+        prompt: u32,
+        answer: u32,
+        placed: bool,
+        tokens_since_decode: u32,
+    }
+
+    proptest! {
+        /// Plays whole days: random arrivals, every decision carried out. No round exceeds the budget, no running
+        /// sequence and no placed prompt waits longer than promised, and all work gets done.
+        #[test]
+        fn no_round_exceeds_the_budget_and_nobody_starves(
+            slots in 1u32..6,
+            spare in 1u32..40,
+            chunk in 1u32..24,
+            overtakes in 0u32..4,
+            arrivals in proptest::collection::vec((0u32..6, 1u32..60, 1u32..12), 1..40),
+        ) {
+            let bounds = Config::new(slots, slots + spare, chunk, overtakes).unwrap();
+            let mut state = State::default();
+            let mut pending = arrivals.into_iter();
+            let mut upcoming = pending.next();
+            let (mut waiting, mut running): (Vec<Run>, Vec<Run>) = (Vec::new(), Vec::new());
+            let (mut round, mut passed_over) = (0u32, 0u32);
+            let mut done = 0;
+            for _ in 0..20_000 {
+                while let Some((delay, prompt, answer)) = upcoming {
+                    if delay > 0 {
+                        upcoming = Some((delay - 1, prompt, answer));
+                        break;
+                    }
+                    waiting.push(Run { prompt, answer, placed: false, tokens_since_decode: 0 });
+                    upcoming = pending.next();
+                }
+                let placed = u32::try_from(waiting.iter().filter(|run| run.placed).count()).unwrap();
+                let rows = u32::try_from(running.len()).unwrap();
+                prop_assert!(rows + placed <= slots);
+                let list: Vec<Waiting> = waiting
+                    .iter()
+                    .map(|run| if run.placed { prompt(run.prompt) } else { queued(run.prompt) })
+                    .collect();
+                let (step, after) = decide(state, rows, &list, slots - rows - placed, &bounds);
+                state = after;
+                match step {
+                    Step::Idle => {
+                        prop_assert!(running.is_empty() && waiting.is_empty());
+                        if upcoming.is_none() {
+                            break;
+                        }
+                    }
+                    Step::Decode => {
+                        prop_assert!(rows > 0);
+                        prop_assert!(round + rows <= bounds.budget_tokens(), "round of {} + {}", round, rows);
+                        round = 0;
+                        for run in &mut running {
+                            run.answer -= 1;
+                            run.tokens_since_decode = 0;
+                        }
+                        done += running.iter().filter(|run| run.answer == 0).count();
+                        running.retain(|run| run.answer > 0);
+                    }
+                    Step::Prefill { which, tokens } => {
+                        prop_assert!(tokens >= 1 && tokens <= chunk && tokens <= waiting[which].prompt);
+                        round = if rows == 0 { tokens } else { round + tokens };
+                        for run in &mut running {
+                            run.tokens_since_decode += tokens;
+                            prop_assert!(run.tokens_since_decode < bounds.budget_tokens());
+                        }
+                        // Whenever the oldest prompt has or can have a row, it gets a chunk of every `overtakes + 1`.
+                        let oldest_can_run = waiting[0].placed || slots > rows + placed;
+                        passed_over = if which == 0 { 0 } else { passed_over + u32::from(oldest_can_run) };
+                        prop_assert!(passed_over <= overtakes);
+                        let run = &mut waiting[which];
+                        run.placed = true;
+                        run.prompt -= tokens;
+                        if run.prompt == 0 {
+                            let mut run = waiting.remove(which);
+                            run.tokens_since_decode = 0;
+                            running.push(run);
+                        }
+                    }
+                }
+            }
+            prop_assert!(upcoming.is_none() && waiting.is_empty() && running.is_empty(), "work is left after {} answers", done);
+        }
+    }
+}

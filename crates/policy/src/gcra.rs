@@ -141,58 +141,32 @@ pub fn branches(limit: &Limit, units: u64, now: Timestamp) -> Option<Branches> {
     }
     let cost_ns = limit.cost(units)?;
     let now_ns = now.as_nanos();
-    Some(Branches {
-        cost_ns,
-        now_ns,
-        ceiling_ns: now_ns.saturating_add(limit.span() - cost_ns),
-    })
+    Some(Branches { cost_ns, now_ns, ceiling_ns: now_ns.saturating_add(limit.span() - cost_ns) })
 }
 
 /// Takes `units` from the bucket if they are there.
 #[must_use]
 pub fn take(bucket: Bucket, limit: &Limit, units: u64, now: Timestamp) -> Verdict {
-    let Some(Branches {
-        cost_ns,
-        now_ns,
-        ceiling_ns,
-    }) = branches(limit, units, now)
-    else {
+    let Some(Branches { cost_ns, now_ns, ceiling_ns }) = branches(limit, units, now) else {
         return Verdict::NeverSatisfiable;
     };
     if bucket.tat_ns > ceiling_ns {
         let wait_ns = u64::try_from(bucket.tat_ns.saturating_sub(ceiling_ns)).unwrap_or(0);
-        return Verdict::Refused {
-            until: now.after(Duration::from_millis(wait_ns.div_ceil(1_000_000))),
-        };
+        return Verdict::Refused { until: now.after(Duration::from_millis(wait_ns.div_ceil(1_000_000))) };
     }
     let next = if bucket.tat_ns < now_ns {
-        Bucket {
-            tat_ns: now_ns.saturating_add(cost_ns),
-            generation: bucket.generation.saturating_add(1),
-        }
+        Bucket { tat_ns: now_ns.saturating_add(cost_ns), generation: bucket.generation.saturating_add(1) }
     } else {
-        Bucket {
-            tat_ns: bucket.tat_ns.saturating_add(cost_ns),
-            generation: bucket.generation,
-        }
+        Bucket { tat_ns: bucket.tat_ns.saturating_add(cost_ns), generation: bucket.generation }
     };
-    Verdict::Granted {
-        bucket: next,
-        spent: Spent {
-            cost_ns,
-            generation: next.generation,
-        },
-    }
+    Verdict::Granted { bucket: next, spent: Spent { cost_ns, generation: next.generation } }
 }
 
 /// Gives back what a take spent, if the bucket is still in that take's generation.
 #[must_use]
 pub fn refund(bucket: Bucket, spent: Spent) -> Bucket {
     if bucket.generation == spent.generation {
-        Bucket {
-            tat_ns: bucket.tat_ns.saturating_sub(spent.cost_ns),
-            ..bucket
-        }
+        Bucket { tat_ns: bucket.tat_ns.saturating_sub(spent.cost_ns), ..bucket }
     } else {
         bucket
     }
@@ -243,9 +217,7 @@ mod tests {
         let limit = Limit::per_minute(60).unwrap();
         let mut bucket = Bucket::default();
         assert!(granted(&mut bucket, &limit, 60, at(0)));
-        let Verdict::Refused { until } = take(bucket, &limit, 5, at(0)) else {
-            panic!("must be refused")
-        };
+        let Verdict::Refused { until } = take(bucket, &limit, 5, at(0)) else { panic!("must be refused") };
         assert_eq!(until, at(5000));
         assert!(!granted(&mut bucket, &limit, 5, at(4999)));
         assert!(granted(&mut bucket, &limit, 5, until));
@@ -260,12 +232,8 @@ mod tests {
     #[test]
     fn a_refund_from_before_the_idle_edge_is_void() {
         let limit = Limit::per_minute(60).unwrap();
-        let Verdict::Granted { bucket, spent } = take(Bucket::default(), &limit, 10, at(0)) else {
-            panic!()
-        };
-        let Verdict::Granted { bucket: later, .. } = take(bucket, &limit, 10, at(60_000)) else {
-            panic!()
-        };
+        let Verdict::Granted { bucket, spent } = take(Bucket::default(), &limit, 10, at(0)) else { panic!() };
+        let Verdict::Granted { bucket: later, .. } = take(bucket, &limit, 10, at(60_000)) else { panic!() };
         assert_eq!(refund(later, spent), later);
         assert_eq!(available(refund(bucket, spent), &limit, at(0)), 60);
     }
@@ -274,9 +242,6 @@ mod tests {
     fn senseless_limits_are_refused() {
         assert_eq!(Limit::per_minute(0), Err(InvalidLimit::ZeroRate));
         assert_eq!(Limit::new(1, Duration::from_secs(1), 0), Err(InvalidLimit::ZeroBurst));
-        assert_eq!(
-            Limit::new(1, Duration::from_secs(u64::MAX / 4), 9),
-            Err(InvalidLimit::TooSlow)
-        );
+        assert_eq!(Limit::new(1, Duration::from_secs(u64::MAX / 4), 9), Err(InvalidLimit::TooSlow));
     }
 }

@@ -72,10 +72,7 @@ impl FromStr for JobId {
         }
         text.bytes()
             .try_fold(0u128, |sum, byte| {
-                let digit = ALPHABET
-                    .iter()
-                    .position(|&a| a == byte.to_ascii_uppercase())
-                    .ok_or(InvalidId::NotUlid)?;
+                let digit = ALPHABET.iter().position(|&a| a == byte.to_ascii_uppercase()).ok_or(InvalidId::NotUlid)?;
                 Ok(sum << 5 | digit as u128)
             })
             .map(Self)
@@ -159,6 +156,14 @@ name! {
 name! {
     /// The public half of an API key `ps_<kid>_<secret>`.
     KeyId
+}
+
+impl KeyId {
+    /// The key id that writes `bits` in hexadecimal.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Self {
+        Self(format!("{bits:010x}").into())
+    }
 }
 
 fn is_name(text: &str) -> bool {

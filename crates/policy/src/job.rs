@@ -32,15 +32,8 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of a job's life.
-    pub const ALL: [Self; 7] = [
-        Self::Parked,
-        Self::Queued,
-        Self::Running,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Cancelled,
-        Self::Expired,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Parked, Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled, Self::Expired];
 
     /// The letter stored for the state.
     #[must_use]
@@ -253,48 +246,27 @@ pub fn apply(step: Step, nonce: Nonce, found: Option<&Head>, now: Timestamp) -> 
             Step::Renew { .. } | Step::Release { .. } | Step::Finish { .. } | Step::Join | Step::Leave | Step::Settle,
             None,
         ) => return Err(Denied::Absent),
-        (Step::Renew { epoch, lease_until }, Some(head)) => Head {
-            lease_until,
-            ..held(head, epoch)?
-        },
+        (Step::Renew { epoch, lease_until }, Some(head)) => Head { lease_until, ..held(head, epoch)? },
         (Step::Release { epoch, blameless }, Some(head)) => {
             let head = held(head, epoch)?;
-            Head {
-                state: State::Queued,
-                releases: head.releases.saturating_add(u32::from(blameless)),
-                ..head
-            }
+            Head { state: State::Queued, releases: head.releases.saturating_add(u32::from(blameless)), ..head }
         }
         (Step::Finish { epoch, end, last }, Some(head)) => {
             let state = match end {
                 End::Succeeded => State::Succeeded,
                 End::Failed => State::Failed,
             };
-            Head {
-                state,
-                last,
-                unsettled: true,
-                ..held(head, epoch)?
-            }
+            Head { state, last, unsettled: true, ..held(head, epoch)? }
         }
         (Step::Join, Some(head)) if head.state.is_terminal() => return Err(Denied::Ended(head.state)),
         (Step::Join, Some(head)) if head.interest == 0 => return Err(Denied::Unwanted),
-        (Step::Join, Some(head)) => Head {
-            interest: head.interest.saturating_add(1),
-            ..*head
-        },
+        (Step::Join, Some(head)) => Head { interest: head.interest.saturating_add(1), ..*head },
         (Step::Leave, Some(head)) if head.state.is_terminal() => return Err(Denied::Ended(head.state)),
         (Step::Leave, Some(head)) if head.interest == 0 => return Err(Denied::Unwanted),
-        (Step::Leave, Some(head)) => Head {
-            interest: head.interest.saturating_sub(1),
-            ..*head
-        },
+        (Step::Leave, Some(head)) => Head { interest: head.interest.saturating_sub(1), ..*head },
         (Step::Settle, Some(head)) if !head.state.is_terminal() => return Err(Denied::NotEnded),
         (Step::Settle, Some(head)) if !head.unsettled => return Err(Denied::Settled),
-        (Step::Settle, Some(head)) => Head {
-            unsettled: false,
-            ..*head
-        },
+        (Step::Settle, Some(head)) => Head { unsettled: false, ..*head },
     };
     Ok(Head { nonce, ..next })
 }
@@ -307,12 +279,7 @@ fn claim(found: Option<&Head>, lease_until: Timestamp, now: Timestamp) -> Result
     if let Some(until) = head.leased_until(now) {
         return Err(Denied::Leased(until));
     }
-    Ok(Head {
-        state: State::Running,
-        epoch: head.epoch.next(),
-        lease_until,
-        ..head
-    })
+    Ok(Head { state: State::Running, epoch: head.epoch.next(), lease_until, ..head })
 }
 
 fn held(head: &Head, epoch: Epoch) -> Result<Head, Denied> {
@@ -326,40 +293,25 @@ fn held(head: &Head, epoch: Epoch) -> Result<Head, Denied> {
 }
 
 fn ended_from_waiting(found: Option<&Head>, state: State, now: Timestamp) -> Result<Head, Denied> {
-    let head = found.copied().unwrap_or(Head {
-        interest: 0,
-        ..Head::queued(Nonce::default())
-    });
+    let head = found.copied().unwrap_or(Head { interest: 0, ..Head::queued(Nonce::default()) });
     if head.state.is_terminal() {
         return Err(Denied::Ended(head.state));
     }
     if let Some(until) = head.leased_until(now) {
         return Err(Denied::Leased(until));
     }
-    Ok(Head {
-        state,
-        unsettled: true,
-        ..head
-    })
+    Ok(Head { state, unsettled: true, ..head })
 }
 
 fn cancel(found: Option<&Head>, regardless_of_interest: bool) -> Result<Head, Denied> {
-    let head = found.copied().unwrap_or(Head {
-        interest: 0,
-        ..Head::queued(Nonce::default())
-    });
+    let head = found.copied().unwrap_or(Head { interest: 0, ..Head::queued(Nonce::default()) });
     if head.state.is_terminal() {
         return Err(Denied::Ended(head.state));
     }
     if head.interest > 0 && !regardless_of_interest {
         return Err(Denied::Wanted);
     }
-    Ok(Head {
-        state: State::Cancelled,
-        interest: 0,
-        unsettled: true,
-        ..head
-    })
+    Ok(Head { state: State::Cancelled, interest: 0, unsettled: true, ..head })
 }
 
 #[cfg(test)]
@@ -372,21 +324,13 @@ mod tests {
     const LATER: Timestamp = Timestamp::from_millis(1_045_000);
 
     fn running(epoch: u32, lease_until: Timestamp) -> Head {
-        Head {
-            state: State::Running,
-            epoch: Epoch(epoch),
-            lease_until,
-            ..Head::queued(Nonce(1))
-        }
+        Head { state: State::Running, epoch: Epoch(epoch), lease_until, ..Head::queued(Nonce(1)) }
     }
 
     #[test]
     fn a_claim_creates_the_record_when_the_message_came_first() {
         let head = apply(Step::Claim { lease_until: LATER }, Nonce(7), None, NOW).unwrap();
-        assert_eq!(
-            (head.state, head.epoch, head.nonce),
-            (State::Running, Epoch(1), Nonce(7))
-        );
+        assert_eq!((head.state, head.epoch, head.nonce), (State::Running, Epoch(1), Nonce(7)));
     }
 
     #[test]
@@ -401,11 +345,7 @@ mod tests {
     #[test]
     fn a_worker_that_lost_its_lease_cannot_publish() {
         let head = running(2, LATER);
-        let finish = Step::Finish {
-            epoch: Epoch(1),
-            end: End::Succeeded,
-            last: None,
-        };
+        let finish = Step::Finish { epoch: Epoch(1), end: End::Succeeded, last: None };
         assert_eq!(apply(finish, Nonce(9), Some(&head), NOW), Err(Denied::Fenced));
     }
 
@@ -418,15 +358,7 @@ mod tests {
 
     #[test]
     fn a_cancelled_job_that_never_had_a_record_stays_cancelled() {
-        let tomb = apply(
-            Step::Cancel {
-                regardless_of_interest: false,
-            },
-            Nonce(1),
-            None,
-            NOW,
-        )
-        .unwrap();
+        let tomb = apply(Step::Cancel { regardless_of_interest: false }, Nonce(1), None, NOW).unwrap();
         assert_eq!(
             apply(Step::Claim { lease_until: LATER }, Nonce(2), Some(&tomb), NOW),
             Err(Denied::Ended(State::Cancelled))
@@ -436,13 +368,9 @@ mod tests {
     #[test]
     fn a_job_somebody_wants_is_cancelled_only_on_explicit_wish() {
         let head = running(1, LATER);
-        let polite = Step::Cancel {
-            regardless_of_interest: false,
-        };
+        let polite = Step::Cancel { regardless_of_interest: false };
         assert_eq!(apply(polite, Nonce(2), Some(&head), NOW), Err(Denied::Wanted));
-        let firm = Step::Cancel {
-            regardless_of_interest: true,
-        };
+        let firm = Step::Cancel { regardless_of_interest: true };
         assert_eq!(apply(firm, Nonce(2), Some(&head), NOW).unwrap().state, State::Cancelled);
     }
 
@@ -461,11 +389,7 @@ mod tests {
             lease.clone().prop_map(|lease_until| Step::Claim { lease_until }),
             (epoch.clone(), lease).prop_map(|(epoch, lease_until)| Step::Renew { epoch, lease_until }),
             (epoch.clone(), any::<bool>()).prop_map(|(epoch, blameless)| Step::Release { epoch, blameless }),
-            epoch.prop_map(|epoch| Step::Finish {
-                epoch,
-                end: End::Succeeded,
-                last: None
-            }),
+            epoch.prop_map(|epoch| Step::Finish { epoch, end: End::Succeeded, last: None }),
             Just(Step::Expire),
             Just(Step::Join),
             Just(Step::Leave),

@@ -9,7 +9,7 @@ use crate::id::JobId;
 use crate::job::State;
 use crate::time::Timestamp;
 
-/// How long a marker outlives its job's acceptance at least: as long as a deterministic answer is served again.
+/// How long an answer is served again after its job ended.
 pub const TTL: Duration = Duration::from_secs(300);
 
 /// How long a job record may be missing after its marker was written before the acceptor is taken for dead.
@@ -39,6 +39,8 @@ pub enum Known {
         state: State,
         /// How many want its answer.
         interest: u32,
+        /// When it ended, if it has.
+        ended: Option<Timestamp>,
         /// Whether its failure, if it failed, would fail again the same way (a prompt that is too long).
         failed_for_good: bool,
     },
@@ -72,44 +74,26 @@ pub enum Plan {
 pub fn plan(marker: Option<&Marker>, known: Known, fingerprint: u64, now: Timestamp) -> Plan {
     const LOOK_AGAIN: Duration = Duration::from_millis(50);
     let Some(marker) = marker.filter(|marker| marker.expires > now) else {
-        return Plan::Run {
-            replaces: marker.map(|stale| stale.job),
-        };
+        return Plan::Run { replaces: marker.map(|stale| stale.job) };
     };
     if marker.fingerprint != fingerprint {
         return Plan::Conflict;
     }
     match known {
         Known::Absent if now.since(marker.written) >= RECORD_DUE => Plan::Resend(marker.job),
-        Known::Absent => Plan::Wait {
-            until: now.after(LOOK_AGAIN),
-        },
-        Known::Job {
-            state: State::Parked | State::Queued | State::Running,
-            interest,
-            ..
-        } if interest > 0 => Plan::Join(marker.job),
-        Known::Job {
-            state: State::Parked | State::Queued | State::Running,
-            ..
-        } => Plan::Wait {
-            until: now.after(LOOK_AGAIN),
-        },
-        Known::Job {
-            state: State::Succeeded,
-            ..
-        } => Plan::Serve(marker.job),
-        Known::Job {
-            state: State::Failed,
-            failed_for_good: true,
-            ..
-        } => Plan::Serve(marker.job),
-        Known::Job {
-            state: State::Failed | State::Cancelled | State::Expired,
-            ..
-        } => Plan::Run {
-            replaces: Some(marker.job),
-        },
+        Known::Absent => Plan::Wait { until: now.after(LOOK_AGAIN) },
+        Known::Job { state: State::Parked | State::Queued | State::Running, interest, .. } if interest > 0 => {
+            Plan::Join(marker.job)
+        }
+        Known::Job { state: State::Parked | State::Queued | State::Running, .. } => {
+            Plan::Wait { until: now.after(LOOK_AGAIN) }
+        }
+        Known::Job { ended: Some(ended), .. } if now.since(ended) >= TTL => Plan::Run { replaces: Some(marker.job) },
+        Known::Job { state: State::Succeeded, .. } => Plan::Serve(marker.job),
+        Known::Job { state: State::Failed, failed_for_good: true, .. } => Plan::Serve(marker.job),
+        Known::Job { state: State::Failed | State::Cancelled | State::Expired, .. } => {
+            Plan::Run { replaces: Some(marker.job) }
+        }
     }
 }
 
@@ -120,20 +104,11 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
     fn marker() -> Marker {
-        Marker {
-            job: JobId::new(NOW, 1),
-            fingerprint: 7,
-            written: NOW,
-            expires: NOW.after(TTL),
-        }
+        Marker { job: JobId::new(NOW, 1), fingerprint: 7, written: NOW, expires: NOW.after(TTL) }
     }
 
     fn job(state: State) -> Known {
-        Known::Job {
-            state,
-            interest: 1,
-            failed_for_good: false,
-        }
+        Known::Job { state, interest: 1, ended: Some(NOW), failed_for_good: false }
     }
 
     #[test]
@@ -144,17 +119,16 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_served_again_for_a_while_only() {
+        let m = Marker { expires: NOW.after(10 * TTL), ..marker() };
+        assert_eq!(plan(Some(&m), job(State::Succeeded), 7, NOW.after(TTL)), Plan::Run { replaces: Some(m.job) });
+    }
+
+    #[test]
     fn a_failed_run_is_taken_over_unless_it_would_fail_again() {
         let m = marker();
-        assert_eq!(
-            plan(Some(&m), job(State::Failed), 7, NOW),
-            Plan::Run { replaces: Some(m.job) }
-        );
-        let hopeless = Known::Job {
-            state: State::Failed,
-            interest: 0,
-            failed_for_good: true,
-        };
+        assert_eq!(plan(Some(&m), job(State::Failed), 7, NOW), Plan::Run { replaces: Some(m.job) });
+        let hopeless = Known::Job { state: State::Failed, interest: 0, ended: Some(NOW), failed_for_good: true };
         assert_eq!(plan(Some(&m), hopeless, 7, NOW), Plan::Serve(m.job));
     }
 
@@ -162,29 +136,19 @@ mod tests {
     fn a_dead_acceptor_is_replaced_under_its_own_job_id() {
         let m = marker();
         assert!(matches!(plan(Some(&m), Known::Absent, 7, NOW), Plan::Wait { .. }));
-        assert_eq!(
-            plan(Some(&m), Known::Absent, 7, NOW.after(RECORD_DUE)),
-            Plan::Resend(m.job)
-        );
+        assert_eq!(plan(Some(&m), Known::Absent, 7, NOW.after(RECORD_DUE)), Plan::Resend(m.job));
     }
 
     #[test]
     fn another_body_under_the_same_key_is_a_conflict_until_the_marker_expires() {
         let m = marker();
         assert_eq!(plan(Some(&m), job(State::Running), 8, NOW), Plan::Conflict);
-        assert_eq!(
-            plan(Some(&m), job(State::Running), 8, m.expires),
-            Plan::Run { replaces: Some(m.job) }
-        );
+        assert_eq!(plan(Some(&m), job(State::Running), 8, m.expires), Plan::Run { replaces: Some(m.job) });
     }
 
     #[test]
     fn a_job_nobody_wants_any_more_is_not_joined() {
-        let dying = Known::Job {
-            state: State::Queued,
-            interest: 0,
-            failed_for_good: false,
-        };
+        let dying = Known::Job { state: State::Queued, interest: 0, ended: None, failed_for_good: false };
         assert!(matches!(plan(Some(&marker()), dying, 7, NOW), Plan::Wait { .. }));
     }
 }

@@ -57,16 +57,11 @@ pub fn chain<C: Link>(chunks: &[C], epoch: Epoch, last: Option<Position>) -> Opt
 /// before its opening chunk left none), oldest first; empty if nothing was written yet.
 #[must_use]
 pub fn continuation<C: Link>(chunks: &[C], epoch: Epoch) -> Vec<&C> {
-    (1..epoch.0)
-        .rev()
-        .find_map(|older| chain(chunks, Epoch(older), None))
-        .unwrap_or_default()
+    (1..epoch.0).rev().find_map(|older| chain(chunks, Epoch(older), None)).unwrap_or_default()
 }
 
 fn contiguous_end<C>(by_place: &BTreeMap<Position, &C>, epoch: Epoch) -> Option<Position> {
-    let seq = (0u32..)
-        .take_while(|&seq| by_place.contains_key(&Position { epoch, seq }))
-        .last()?;
+    let seq = (0u32..).take_while(|&seq| by_place.contains_key(&Position { epoch, seq })).last()?;
     Some(Position { epoch, seq })
 }
 
@@ -140,10 +135,7 @@ mod tests {
     }
 
     fn at(epoch: u32, seq: u32) -> Position {
-        Position {
-            epoch: Epoch(epoch),
-            seq,
-        }
+        Position { epoch: Epoch(epoch), seq }
     }
 
     fn places(chain: Option<Vec<&Chunk>>) -> Option<Vec<(u32, u32)>> {
@@ -159,10 +151,7 @@ mod tests {
             Chunk(at(2, 0), Some(at(1, 1))),
             Chunk(at(2, 1), None),
         ];
-        assert_eq!(
-            places(chain(&chunks, Epoch(2), None)),
-            Some(vec![(1, 0), (1, 1), (2, 0), (2, 1)])
-        );
+        assert_eq!(places(chain(&chunks, Epoch(2), None)), Some(vec![(1, 0), (1, 1), (2, 0), (2, 1)]));
     }
 
     #[test]

@@ -8,9 +8,7 @@ use core::time::Duration;
 /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
 #[must_use]
 pub fn full_jitter(base: Duration, cap: Duration, attempt: u32, draw: f64) -> Duration {
-    let ceiling = base
-        .saturating_mul(1u32.checked_shl(attempt).unwrap_or(u32::MAX))
-        .min(cap);
+    let ceiling = base.saturating_mul(1u32.checked_shl(attempt).unwrap_or(u32::MAX)).min(cap);
     ceiling.mul_f64(draw.clamp(0.0, 1.0))
 }
 
@@ -29,9 +27,6 @@ mod tests {
     #[test]
     fn back_off_doubles_up_to_its_cap() {
         let wait = |attempt| full_jitter(Duration::from_millis(100), Duration::from_secs(1), attempt, 1.0);
-        assert_eq!(
-            [wait(0), wait(1), wait(9), wait(99)],
-            [100, 200, 1000, 1000].map(Duration::from_millis)
-        );
+        assert_eq!([wait(0), wait(1), wait(9), wait(99)], [100, 200, 1000, 1000].map(Duration::from_millis));
     }
 }

@@ -54,12 +54,7 @@ pub fn encode(message: &Message) -> String {
         Payload::Inline(text) => (Some(text.clone()), None),
         Payload::Blob(key) => (None, Some(key.as_str().to_owned())),
     };
-    let stored = Stored {
-        v: VERSION,
-        spec: StoredSpec::from(&message.spec),
-        req,
-        blob,
-    };
+    let stored = Stored { v: VERSION, spec: StoredSpec::from(&message.spec), req, blob };
     serde_json::to_string(&stored).unwrap_or_default()
 }
 
@@ -74,10 +69,7 @@ pub fn decode(text: &str) -> Result<Message, String> {
     }
     let version: Version = serde_json::from_str(text).map_err(|error| format!("not a message: {error}"))?;
     if version.v != VERSION {
-        return Err(format!(
-            "message version {} is not {VERSION}: a newer front wrote it",
-            version.v
-        ));
+        return Err(format!("message version {} is not {VERSION}: a newer front wrote it", version.v));
     }
     let stored: Stored = serde_json::from_str(text).map_err(|error| format!("not a message: {error}"))?;
     let payload = match (stored.req, stored.blob) {
@@ -85,29 +77,19 @@ pub fn decode(text: &str) -> Result<Message, String> {
         (None, Some(key)) => Payload::Blob(BlobKey::new(&key).ok_or("the payload's blob key is malformed")?),
         _ => return Err("a message has either a request or a blob".to_owned()),
     };
-    Ok(Message {
-        spec: JobSpec::try_from(stored.spec)?,
-        payload,
-    })
+    Ok(Message { spec: JobSpec::try_from(stored.spec)?, payload })
 }
 
 impl From<&JobSpec> for StoredSpec {
     fn from(spec: &JobSpec) -> Self {
-        let res = spec
-            .reservation
-            .as_ref()
-            .and_then(|reservation| match &reservation.key {
-                BucketKey::Tenant { tenant, shard } => Some(StoredReservation {
-                    ten: tenant.to_string(),
-                    shard: *shard,
-                    spent: reservation
-                        .spent
-                        .iter()
-                        .map(|spent| (spent.cost_ns, spent.generation))
-                        .collect(),
-                }),
-                BucketKey::VirtualQueue { .. } => None,
-            });
+        let res = spec.reservation.as_ref().and_then(|reservation| match &reservation.key {
+            BucketKey::Tenant { tenant, shard } => Some(StoredReservation {
+                ten: tenant.to_string(),
+                shard: *shard,
+                spent: reservation.spent.iter().map(|spent| (spent.cost_ns, spent.generation)).collect(),
+            }),
+            BucketKey::VirtualQueue { .. } => None,
+        });
         Self {
             jid: spec.id.to_string(),
             ten: spec.tenant.to_string(),
@@ -131,15 +113,8 @@ impl TryFrom<StoredSpec> for JobSpec {
         let reservation = match stored.res {
             None => None,
             Some(res) => Some(Reservation {
-                key: BucketKey::Tenant {
-                    tenant: res.ten.parse().map_err(|_| invalid("res.ten"))?,
-                    shard: res.shard,
-                },
-                spent: res
-                    .spent
-                    .into_iter()
-                    .map(|(cost_ns, generation)| Spent { cost_ns, generation })
-                    .collect(),
+                key: BucketKey::Tenant { tenant: res.ten.parse().map_err(|_| invalid("res.ten"))?, shard: res.shard },
+                spent: res.spent.into_iter().map(|(cost_ns, generation)| Spent { cost_ns, generation }).collect(),
             }),
         };
         Ok(Self {
@@ -179,10 +154,7 @@ mod tests {
                 estimated_tokens: 12,
                 reservation: Some(Reservation {
                     key: BucketKey::Tenant { tenant, shard: 1 },
-                    spent: vec![Spent {
-                        cost_ns: 3,
-                        generation: 4,
-                    }],
+                    spent: vec![Spent { cost_ns: 3, generation: 4 }],
                 }),
             },
             payload,
@@ -191,10 +163,7 @@ mod tests {
 
     #[test]
     fn a_message_reads_back_as_it_was_written() {
-        for payload in [
-            Payload::Inline("{\"a\":\"\\n\"}".into()),
-            Payload::Blob(BlobKey::new("req/x").unwrap()),
-        ] {
+        for payload in [Payload::Inline("{\"a\":\"\\n\"}".into()), Payload::Blob(BlobKey::new("req/x").unwrap())] {
             let message = message(payload);
             assert_eq!(decode(&encode(&message)), Ok(message));
         }
@@ -203,11 +172,7 @@ mod tests {
     #[test]
     fn a_newer_version_is_refused_and_a_new_field_is_not() {
         let text = encode(&message(Payload::Inline(String::new())));
-        assert!(
-            decode(&text.replacen("\"v\":1", "\"v\":2", 1))
-                .unwrap_err()
-                .contains("version 2")
-        );
+        assert!(decode(&text.replacen("\"v\":1", "\"v\":2", 1)).unwrap_err().contains("version 2"));
         assert!(decode(&text.replacen("\"v\":1", "\"v\":1,\"new\":true", 1)).is_ok());
     }
 

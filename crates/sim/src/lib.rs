@@ -1,1 +1,11 @@
-//! placeholder
+//! The whole service in virtual time: one event kernel that is clock, executor and chance at once, seeded, so that a
+//! run replays exactly, with the real use cases on the real SQLite adapters and a scripted engine in place of ONNX
+//! Runtime.
+
+mod engine;
+mod kernel;
+mod world;
+
+pub use engine::{ScriptedEngine, answer_to};
+pub use kernel::{Group, Kernel};
+pub use world::World;

@@ -17,9 +17,7 @@ impl DiskBlobs {
     /// Uses `folder`, which is created with the first blob.
     #[must_use]
     pub fn new(folder: &Path) -> Self {
-        Self {
-            folder: folder.to_owned(),
-        }
+        Self { folder: folder.to_owned() }
     }
 
     fn place(&self, key: &BlobKey) -> PathBuf {
@@ -62,8 +60,5 @@ impl Blobs for DiskBlobs {
 }
 
 fn failure(error: std::io::Error) -> PortError {
-    PortError::Unavailable {
-        store: "disk",
-        cause: error.to_string(),
-    }
+    PortError::Unavailable { store: "disk", cause: error.to_string() }
 }

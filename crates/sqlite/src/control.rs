@@ -65,10 +65,7 @@ impl Control for Sqlite {
                             id: id.clone(),
                             ceiling: Class::from_name(row.get_ref(0)?.as_str()?)
                                 .ok_or_else(|| malformed(0, "class"))?,
-                            limits: TenantLimits {
-                                requests: limit(row, 1)?,
-                                tokens: limit(row, 3)?,
-                            },
+                            limits: TenantLimits { requests: limit(row, 1)?, tokens: limit(row, 3)? },
                         })
                     })
                     .optional()

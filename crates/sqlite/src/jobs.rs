@@ -18,16 +18,10 @@ use crate::{Sqlite, limits, markers, queue};
 impl Jobs for Sqlite {
     async fn accept(&self, acceptance: &Acceptance, now: Timestamp) -> PortResult<Accepted> {
         let spec = &acceptance.message.spec;
-        let queue = queue::queue_name(&QueueId {
-            pool: spec.pool.clone(),
-            class: spec.class,
-        });
+        let queue = queue::queue_name(&QueueId { pool: spec.pool.clone(), class: spec.class });
         let (to_ring, job) = (queue.clone(), spec.id);
         let acceptance = acceptance.clone();
-        let accepted = self
-            .store
-            .write(move |connection| accept(connection, &acceptance, &queue, now))
-            .await?;
+        let accepted = self.store.write(move |connection| accept(connection, &acceptance, &queue, now)).await?;
         if matches!(accepted, Accepted::Yes { .. }) {
             self.queue_bells.ring(&to_ring);
             self.job_bells.ring(&job.to_string());
@@ -37,29 +31,21 @@ impl Jobs for Sqlite {
 
     async fn claim(&self, claim: &Claim, nonce: Nonce, now: Timestamp) -> PortResult<Claimed> {
         let (job, claim) = (claim.spec.id, claim.clone());
-        let claimed = self
-            .store
-            .write(move |connection| self::claim(connection, &claim, nonce, now))
-            .await?;
+        let claimed = self.store.write(move |connection| self::claim(connection, &claim, nonce, now)).await?;
         self.job_bells.ring(&job.to_string());
         Ok(claimed)
     }
 
     async fn step(&self, job: JobId, step: &Stepped, nonce: Nonce, now: Timestamp) -> PortResult<StepResult> {
         let stepped = step.clone();
-        let result = self
-            .store
-            .write(move |connection| self::step(connection, job, &stepped, nonce, now))
-            .await?;
+        let result = self.store.write(move |connection| self::step(connection, job, &stepped, nonce, now)).await?;
         self.job_bells.ring(&job.to_string());
         Ok(result)
     }
 
     async fn put_chunk(&self, job: JobId, chunk: &Chunk) -> PortResult<()> {
         let chunk = chunk.clone();
-        self.store
-            .write(move |connection| put_chunk(connection, job, &chunk))
-            .await?;
+        self.store.write(move |connection| put_chunk(connection, job, &chunk)).await?;
         self.job_bells.ring(&job.to_string());
         Ok(())
     }
@@ -86,12 +72,7 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
         let decided = limits::decide(connection, take, acceptance.nonce, now)?;
         match decided.outcome {
             TakeOutcome::Refused { part, until, levels } => {
-                return Ok(Accepted::Refused {
-                    key: take.key.clone(),
-                    part,
-                    until,
-                    levels,
-                });
+                return Ok(Accepted::Refused { key: take.key.clone(), part, until, levels });
             }
             TakeOutcome::Granted { reservation, levels } => {
                 if matches!(take.key, BucketKey::Tenant { .. }) {
@@ -112,10 +93,7 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
     if let Some(JobRecord { spec: Some(known), .. }) = record(connection, id)? {
         // A repetition: all of it was committed together.
         let levels = grants.into_iter().map(|(_, levels, _)| levels).collect();
-        return Ok(Accepted::Yes {
-            spec: Box::new(known),
-            levels,
-        });
+        return Ok(Accepted::Yes { spec: Box::new(known), levels });
     }
     for (key, levels, fresh) in &grants {
         if *fresh {
@@ -125,17 +103,11 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
     if let Some(claim) = &acceptance.marker {
         markers::write(connection, claim, id, now)?;
     }
-    let message = penstock_service::ports::Message {
-        spec,
-        payload: acceptance.message.payload.clone(),
-    };
+    let message = penstock_service::ports::Message { spec, payload: acceptance.message.payload.clone() };
     queue::insert(connection, queue, &message::encode(&message), now, now)?;
-    if let Ok(head) = apply(
-        Step::Put,
-        acceptance.nonce,
-        record(connection, id)?.map(|record| record.head).as_ref(),
-        now,
-    ) {
+    if let Ok(head) =
+        apply(Step::Put, acceptance.nonce, record(connection, id)?.map(|record| record.head).as_ref(), now)
+    {
         let record = JobRecord {
             spec: Some(message.spec.clone()),
             head,
@@ -148,28 +120,17 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
         write(connection, id, &record)?;
     }
     let levels = grants.into_iter().map(|(_, levels, _)| levels).collect();
-    Ok(Accepted::Yes {
-        spec: Box::new(message.spec),
-        levels,
-    })
+    Ok(Accepted::Yes { spec: Box::new(message.spec), levels })
 }
 
 fn claim(connection: &Connection, claim: &Claim, nonce: Nonce, now: Timestamp) -> rusqlite::Result<Claimed> {
     let id = claim.spec.id;
     let found = record(connection, id)?;
-    let step = Step::Claim {
-        lease_until: claim.lease_until,
-    };
-    let head = match (
-        apply(step, nonce, found.as_ref().map(|record| &record.head), now),
-        &found,
-    ) {
+    let step = Step::Claim { lease_until: claim.lease_until };
+    let head = match (apply(step, nonce, found.as_ref().map(|record| &record.head), now), &found) {
         (Ok(head), _) => head,
         (Err(denied), Some(record)) => {
-            return Ok(Claimed::No {
-                denied,
-                record: Box::new(record.clone()),
-            });
+            return Ok(Claimed::No { denied, record: Box::new(record.clone()) });
         }
         // The table denies a claim only on a record; a job without one is always free.
         (Err(_), None) => return Err(malformed(0, "claim")),
@@ -186,9 +147,7 @@ fn claim(connection: &Connection, claim: &Claim, nonce: Nonce, now: Timestamp) -
         return Ok(Claimed::Yes(Box::new(record.clone())));
     }
     let record = JobRecord {
-        spec: found
-            .and_then(|record| record.spec)
-            .or_else(|| Some(claim.spec.clone())),
+        spec: found.and_then(|record| record.spec).or_else(|| Some(claim.spec.clone())),
         head,
         owner: Some(claim.owner.clone()),
         digest: Some(claim.digest.clone()),

@@ -54,11 +54,6 @@ impl Sqlite {
     }
 
     fn on(store: Store, clock: Arc<dyn Clock>) -> Self {
-        Self {
-            store: Arc::new(store),
-            clock,
-            job_bells: Arc::default(),
-            queue_bells: Arc::default(),
-        }
+        Self { store: Arc::new(store), clock, job_bells: Arc::default(), queue_bells: Arc::default() }
     }
 }

@@ -17,11 +17,7 @@ impl Limits for Sqlite {
         self.store
             .write(move |connection| {
                 let decided = decide(connection, &take, nonce, now)?;
-                if let Decided {
-                    outcome: TakeOutcome::Granted { levels, .. },
-                    fresh: true,
-                } = &decided
-                {
+                if let Decided { outcome: TakeOutcome::Granted { levels, .. }, fresh: true } = &decided {
                     write(connection, &take.key, levels, nonce)?;
                 }
                 Ok(decided.outcome)
@@ -31,9 +27,7 @@ impl Limits for Sqlite {
 
     async fn refund(&self, reservation: &Reservation, _now: Timestamp) -> PortResult<()> {
         let reservation = reservation.clone();
-        self.store
-            .write(move |connection| refund(connection, &reservation))
-            .await
+        self.store.write(move |connection| refund(connection, &reservation)).await
     }
 
     async fn peek(&self, key: &BucketKey) -> PortResult<Levels> {
@@ -56,19 +50,10 @@ pub(crate) fn decide(connection: &Connection, take: &Take, nonce: Nonce, now: Ti
             cost_ns: part.limit.cost(part.units).unwrap_or(0),
             generation: levels.part(index).generation,
         });
-        let reservation = Reservation {
-            key: take.key.clone(),
-            spent: spent.collect(),
-        };
-        return Ok(Decided {
-            outcome: TakeOutcome::Granted { reservation, levels },
-            fresh: false,
-        });
+        let reservation = Reservation { key: take.key.clone(), spent: spent.collect() };
+        return Ok(Decided { outcome: TakeOutcome::Granted { reservation, levels }, fresh: false });
     }
-    Ok(Decided {
-        outcome: verdict(take, levels, now),
-        fresh: true,
-    })
+    Ok(Decided { outcome: verdict(take, levels, now), fresh: true })
 }
 
 fn verdict(take: &Take, levels: Levels, now: Timestamp) -> TakeOutcome {
@@ -82,11 +67,7 @@ fn verdict(take: &Take, levels: Levels, now: Timestamp) -> TakeOutcome {
                 spent_parts.push(spent);
             }
             Verdict::NeverSatisfiable => {
-                return TakeOutcome::Refused {
-                    part: index,
-                    until: None,
-                    levels,
-                };
+                return TakeOutcome::Refused { part: index, until: None, levels };
             }
             Verdict::Refused { until } => {
                 if refusal.is_none_or(|(_, earlier)| earlier.is_some_and(|earlier| until > earlier)) {
@@ -98,14 +79,8 @@ fn verdict(take: &Take, levels: Levels, now: Timestamp) -> TakeOutcome {
     match refusal {
         Some((part, until)) => TakeOutcome::Refused { part, until, levels },
         None => {
-            let reservation = Reservation {
-                key: take.key.clone(),
-                spent: spent_parts,
-            };
-            TakeOutcome::Granted {
-                reservation,
-                levels: Levels(next),
-            }
+            let reservation = Reservation { key: take.key.clone(), spent: spent_parts };
+            TakeOutcome::Granted { reservation, levels: Levels(next) }
         }
     }
 }
@@ -130,14 +105,10 @@ fn refund(connection: &Connection, reservation: &Reservation) -> rusqlite::Resul
     let (levels, Some(last)) = read(connection, &reservation.key)? else {
         return Ok(());
     };
-    let parts = levels
-        .0
-        .iter()
-        .enumerate()
-        .map(|(index, bucket)| match reservation.spent.get(index) {
-            Some(spent) => gcra::refund(*bucket, *spent),
-            None => *bucket,
-        });
+    let parts = levels.0.iter().enumerate().map(|(index, bucket)| match reservation.spent.get(index) {
+        Some(spent) => gcra::refund(*bucket, *spent),
+        None => *bucket,
+    });
     write(connection, &reservation.key, &Levels(parts.collect()), last)
 }
 
@@ -146,10 +117,7 @@ fn read(connection: &Connection, key: &BucketKey) -> rusqlite::Result<(Levels, O
         .prepare_cached("SELECT tat0, gen0, tat1, gen1, nonce FROM bucket WHERE key = ?")?
         .query_row(params![key_text(key)], |row| {
             let bucket = |at: usize| -> rusqlite::Result<Bucket> {
-                Ok(Bucket {
-                    tat_ns: row.get(at)?,
-                    generation: unstored(row.get(at + 1)?),
-                })
+                Ok(Bucket { tat_ns: row.get(at)?, generation: unstored(row.get(at + 1)?) })
             };
             Ok((Levels(vec![bucket(0)?, bucket(2)?]), Some(Nonce(unstored(row.get(4)?)))))
         })

@@ -21,9 +21,7 @@ impl Queue for Sqlite {
     async fn send(&self, queue: &QueueId, message: &Message, delay: Duration, now: Timestamp) -> PortResult<()> {
         let (name, body) = (queue_name(queue), message::encode(message));
         let to_ring = name.clone();
-        self.store
-            .write(move |connection| insert(connection, &name, &body, now, now.after(delay)))
-            .await?;
+        self.store.write(move |connection| insert(connection, &name, &body, now, now.after(delay))).await?;
         self.queue_bells.ring(&to_ring);
         Ok(())
     }
@@ -42,9 +40,7 @@ impl Queue for Sqlite {
             let now = self.clock.now();
             let (received, next) = {
                 let (name, queue) = (name.clone(), queue.clone());
-                self.store
-                    .write(move |connection| receive(connection, &queue, &name, max, visibility, now))
-                    .await?
+                self.store.write(move |connection| receive(connection, &queue, &name, max, visibility, now)).await?
             };
             if !received.is_empty() || now >= deadline {
                 return Ok(received);
@@ -136,27 +132,20 @@ fn receive(
         .prepare_cached(
             "SELECT id, body, sent, receives FROM message WHERE queue = ? AND visible <= ? ORDER BY id LIMIT ?",
         )?
-        .query_map(
-            params![name, now.as_millis(), i64::try_from(max).unwrap_or(i64::MAX)],
-            |row| Ok((row.get(0)?, row.get(1)?, moment(row, 2)?, row.get(3)?)),
-        )?
+        .query_map(params![name, now.as_millis(), i64::try_from(max).unwrap_or(i64::MAX)], |row| {
+            Ok((row.get(0)?, row.get(1)?, moment(row, 2)?, row.get(3)?))
+        })?
         .collect::<rusqlite::Result<_>>()?;
     let mut received = Vec::with_capacity(rows.len());
     for (id, body, sent, receives) in rows {
         let receives = receives.saturating_add(1);
-        connection
-            .prepare_cached("UPDATE message SET visible = ?, receives = ? WHERE id = ?")?
-            .execute(params![now.after(visibility).as_millis(), receives, id])?;
-        let receipt = Receipt {
-            queue: queue.clone(),
-            handle: format!("{id}:{receives}"),
-        };
-        received.push(Delivery {
-            message: message::decode(&body),
-            receipt,
-            sent,
+        connection.prepare_cached("UPDATE message SET visible = ?, receives = ? WHERE id = ?")?.execute(params![
+            now.after(visibility).as_millis(),
             receives,
-        });
+            id
+        ])?;
+        let receipt = Receipt { queue: queue.clone(), handle: format!("{id}:{receives}") };
+        received.push(Delivery { message: message::decode(&body), receipt, sent, receives });
     }
     if !received.is_empty() {
         return Ok((received, None));

@@ -27,10 +27,7 @@ pub(crate) fn malformed(index: usize, what: &str) -> rusqlite::Error {
 
 /// Reads a column that holds the text of an id or a name.
 pub(crate) fn parsed<T: FromStr>(row: &Row<'_>, index: usize, what: &str) -> rusqlite::Result<T> {
-    row.get_ref(index)?
-        .as_str()?
-        .parse()
-        .map_err(|_| malformed(index, what))
+    row.get_ref(index)?.as_str()?.parse().map_err(|_| malformed(index, what))
 }
 
 /// Reads a column that holds a moment.
@@ -42,10 +39,7 @@ pub(crate) fn moment(row: &Row<'_>, index: usize) -> rusqlite::Result<Timestamp>
 pub(crate) fn position(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<Position>> {
     let epoch: Option<u32> = row.get(index)?;
     let seq: Option<u32> = row.get(index + 1)?;
-    Ok(epoch.zip(seq).map(|(epoch, seq)| Position {
-        epoch: Epoch(epoch),
-        seq,
-    }))
+    Ok(epoch.zip(seq).map(|(epoch, seq)| Position { epoch: Epoch(epoch), seq }))
 }
 
 /// The columns of a job, in the order [`job_record`] reads them.
@@ -58,9 +52,7 @@ pub(crate) fn job_record(row: &Row<'_>) -> rusqlite::Result<JobRecord> {
     let outcome: Option<String> = row.get(14)?;
     let owner: Option<String> = row.get(10)?;
     Ok(JobRecord {
-        spec: spec
-            .map(|text| spec_from(&text).ok_or_else(|| malformed(9, "spec")))
-            .transpose()?,
+        spec: spec.map(|text| spec_from(&text).ok_or_else(|| malformed(9, "spec"))).transpose()?,
         head: Head {
             state: State::from_code(row.get_ref(0)?.as_str()?).ok_or_else(|| malformed(0, "state"))?,
             epoch: Epoch(row.get(1)?),
@@ -71,15 +63,11 @@ pub(crate) fn job_record(row: &Row<'_>) -> rusqlite::Result<JobRecord> {
             unsettled: row.get(7)?,
             nonce: Nonce(unstored(row.get(8)?)),
         },
-        owner: owner
-            .map(|text| text.parse().map_err(|_| malformed(10, "owner")))
-            .transpose()?,
+        owner: owner.map(|text| text.parse().map_err(|_| malformed(10, "owner"))).transpose()?,
         digest: row.get(11)?,
         started: row.get::<_, Option<i64>>(12)?.map(Timestamp::from_millis),
         finished: row.get::<_, Option<i64>>(13)?.map(Timestamp::from_millis),
-        outcome: outcome
-            .map(|text| outcome_from(&text).ok_or_else(|| malformed(14, "outcome")))
-            .transpose()?,
+        outcome: outcome.map(|text| outcome_from(&text).ok_or_else(|| malformed(14, "outcome"))).transpose()?,
     })
 }
 
@@ -95,17 +83,8 @@ fn spec_from(text: &str) -> Option<JobSpec> {
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum StoredOutcome {
-    Answer {
-        reason: String,
-        prompt_tokens: u32,
-        completion_tokens: u32,
-    },
-    Error {
-        status: u16,
-        code: String,
-        param: Option<String>,
-        message: String,
-    },
+    Answer { reason: String, prompt_tokens: u32, completion_tokens: u32 },
+    Error { status: u16, code: String, param: Option<String>, message: String },
 }
 
 /// An outcome as stored text.
@@ -128,26 +107,10 @@ pub(crate) fn outcome_text(outcome: &Outcome) -> String {
 
 fn outcome_from(text: &str) -> Option<Outcome> {
     Some(match serde_json::from_str(text).ok()? {
-        StoredOutcome::Answer {
-            reason,
-            prompt_tokens,
-            completion_tokens,
-        } => Ok(Answer {
-            reason: FinishReason::from_name(&reason)?,
-            prompt_tokens,
-            completion_tokens,
-        }),
-        StoredOutcome::Error {
-            status,
-            code,
-            param,
-            message,
-        } => Err(ErrorVerdict {
-            status,
-            code,
-            param,
-            message,
-        }),
+        StoredOutcome::Answer { reason, prompt_tokens, completion_tokens } => {
+            Ok(Answer { reason: FinishReason::from_name(&reason)?, prompt_tokens, completion_tokens })
+        }
+        StoredOutcome::Error { status, code, param, message } => Err(ErrorVerdict { status, code, param, message }),
     })
 }
 
@@ -159,6 +122,5 @@ pub(crate) fn ids_bytes(ids: &[u32]) -> Vec<u8> {
 /// Back again; `None` if the length is no multiple of four.
 pub(crate) fn ids_from(bytes: &[u8]) -> Option<Vec<u32>> {
     let (words, rest) = bytes.as_chunks::<4>();
-    rest.is_empty()
-        .then(|| words.iter().map(|word| u32::from_le_bytes(*word)).collect())
+    rest.is_empty().then(|| words.iter().map(|word| u32::from_le_bytes(*word)).collect())
 }

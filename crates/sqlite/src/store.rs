@@ -98,10 +98,7 @@ pub(crate) struct Lane {
 
 impl Store {
     pub(crate) fn open(path: &Path, durability: Durability) -> Result<Self, OpenError> {
-        let failed = |source| OpenError::Sqlite {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| OpenError::Sqlite { path: path.to_owned(), source };
         let lock = lock(path)?;
         let writing = Connection::open(path).map_err(failed)?;
         let synchronous = match durability {
@@ -141,10 +138,8 @@ impl Store {
 
     pub(crate) fn in_memory() -> Result<Self, OpenError> {
         let path = Path::new(":memory:");
-        let connection = Connection::open_in_memory().map_err(|source| OpenError::Sqlite {
-            path: path.to_owned(),
-            source,
-        })?;
+        let connection =
+            Connection::open_in_memory().map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
         migrate(&connection, path)?;
         Ok(Self::Memory(Mutex::new(connection)))
     }
@@ -194,10 +189,7 @@ impl Lane {
                 after_commit();
             }
         })?;
-        Ok(Self {
-            work: Some(sender),
-            thread: Some(thread),
-        })
+        Ok(Self { work: Some(sender), thread: Some(thread) })
     }
 
     async fn run<R, F>(&self, work: F) -> PortResult<R>
@@ -207,13 +199,8 @@ impl Lane {
     {
         let (answer, answered) = oneshot::channel();
         let boxed: Work = Box::new(move |connection| {
-            let result = in_transaction(
-                connection,
-                "SAVEPOINT call",
-                "RELEASE call",
-                "ROLLBACK TO call; RELEASE call",
-                work,
-            );
+            let result =
+                in_transaction(connection, "SAVEPOINT call", "RELEASE call", "ROLLBACK TO call; RELEASE call", work);
             Box::new(move |committed| {
                 let result = match committed {
                     Ok(()) => result.map_err(failure),
@@ -223,10 +210,7 @@ impl Lane {
                 let _ = answer.send(result);
             })
         });
-        let gone = || PortError::Unavailable {
-            store: "sqlite",
-            cause: "its thread has ended".to_owned(),
-        };
+        let gone = || PortError::Unavailable { store: "sqlite", cause: "its thread has ended".to_owned() };
         self.work.as_ref().ok_or_else(gone)?.send(boxed).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
@@ -243,15 +227,8 @@ impl Drop for Lane {
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
-    let unopened = |error| OpenError::Folder {
-        path: path.to_owned(),
-        source: error,
-    };
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .open(path.with_extension("lock"))
-        .map_err(unopened)?;
+    let unopened = |error| OpenError::Folder { path: path.to_owned(), source: error };
+    let file = File::options().create(true).append(true).open(path.with_extension("lock")).map_err(unopened)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
@@ -260,24 +237,17 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 }
 
 fn start(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(body)
-        .map_err(OpenError::Thread)
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(OpenError::Thread)
 }
 
 fn commit_group(connection: &Connection, group: impl Iterator<Item = Work>) {
-    let begun = connection
-        .execute_batch("BEGIN IMMEDIATE")
-        .or_else(|_| connection.execute_batch("BEGIN"));
+    let begun = connection.execute_batch("BEGIN IMMEDIATE").or_else(|_| connection.execute_batch("BEGIN"));
     let replies: Vec<Reply> = group.map(|work| work(connection)).collect();
-    let committed = begun
-        .and_then(|()| connection.execute_batch("COMMIT"))
-        .map_err(|error| {
-            // Leaves the connection fit for the next group; there may be nothing to undo.
-            let _ = connection.execute_batch("ROLLBACK");
-            error.to_string()
-        });
+    let committed = begun.and_then(|()| connection.execute_batch("COMMIT")).map_err(|error| {
+        // Leaves the connection fit for the next group; there may be nothing to undo.
+        let _ = connection.execute_batch("ROLLBACK");
+        error.to_string()
+    });
     for reply in replies {
         reply(committed.clone());
     }
@@ -310,20 +280,11 @@ fn configure(connection: &Connection, synchronous: &str) -> rusqlite::Result<()>
 }
 
 fn migrate(connection: &Connection, path: &Path) -> Result<(), OpenError> {
-    let failed = |source| OpenError::Sqlite {
-        path: path.to_owned(),
-        source,
-    };
-    let found: u32 = connection
-        .pragma_query_value(None, "user_version", |row| row.get(0))
-        .map_err(failed)?;
+    let failed = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
     let found = found as usize;
     if found > MIGRATIONS.len() {
-        return Err(OpenError::Newer {
-            path: path.to_owned(),
-            found,
-            known: MIGRATIONS.len(),
-        });
+        return Err(OpenError::Newer { path: path.to_owned(), found, known: MIGRATIONS.len() });
     }
     for (index, sql) in MIGRATIONS.iter().enumerate().skip(found) {
         let step = format!("BEGIN IMMEDIATE; {sql}; PRAGMA user_version = {}; COMMIT", index + 1);
@@ -350,10 +311,7 @@ mod tests {
     use super::*;
 
     fn block<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap()
-            .block_on(future)
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
     }
 
     #[test]
@@ -366,10 +324,7 @@ mod tests {
             let bad = store.write(|c| c.execute_batch("INSERT INTO t VALUES (2); INSERT INTO nowhere VALUES (3)"));
             let (good, bad) = futures_util::future::join(good, bad).await;
             assert!(good.is_ok() && bad.is_err());
-            let count: i64 = store
-                .read(|c| c.query_row("SELECT count(*) FROM t", [], |row| row.get(0)))
-                .await
-                .unwrap();
+            let count: i64 = store.read(|c| c.query_row("SELECT count(*) FROM t", [], |row| row.get(0))).await.unwrap();
             assert_eq!(count, 1);
         });
     }
@@ -391,24 +346,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
         let _first = Store::open(&path, Durability::Process).unwrap();
-        assert!(matches!(
-            Store::open(&path, Durability::Process),
-            Err(OpenError::InUse { .. })
-        ));
+        assert!(matches!(Store::open(&path, Durability::Process), Err(OpenError::InUse { .. })));
     }
 
     #[test]
     fn a_database_of_a_newer_program_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
-        Connection::open(&path)
-            .unwrap()
-            .pragma_update(None, "user_version", 99)
-            .unwrap();
-        assert!(matches!(
-            Store::open(&path, Durability::Process),
-            Err(OpenError::Newer { found: 99, .. })
-        ));
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        assert!(matches!(Store::open(&path, Durability::Process), Err(OpenError::Newer { found: 99, .. })));
     }
 
     #[test]

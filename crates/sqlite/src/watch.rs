@@ -24,15 +24,8 @@ impl Bells {
     /// Listens to the bell of `name`: hears every ring from now on.
     pub(crate) fn listen(self: &Arc<Self>, name: String) -> Listener {
         let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        let receiver = bells
-            .entry(name.clone())
-            .or_insert_with(|| watch::Sender::new(()))
-            .subscribe();
-        Listener {
-            bells: Arc::clone(self),
-            name,
-            receiver: Some(receiver),
-        }
+        let receiver = bells.entry(name.clone()).or_insert_with(|| watch::Sender::new(())).subscribe();
+        Listener { bells: Arc::clone(self), name, receiver: Some(receiver) }
     }
 }
 
@@ -72,10 +65,7 @@ mod tests {
         let bells = Arc::new(Bells::default());
         let mut listener = bells.listen("a".to_owned());
         bells.ring("a");
-        tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap()
-            .block_on(listener.changed());
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(listener.changed());
         drop(listener);
         assert!(bells.bells.lock().unwrap().is_empty());
     }

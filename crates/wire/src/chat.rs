@@ -144,35 +144,25 @@ impl ChatRequest {
 impl RawRequest {
     fn refuse_what_is_not_offered(&self) -> Result<(), BadRequest> {
         let refuse = |param: &str, what: &str| {
-            Err(BadRequest::field(
-                param,
-                "unsupported_parameter",
-                format!("{what}; leave '{param}' out"),
-            ))
+            Err(BadRequest::field(param, "unsupported_parameter", format!("{what}; leave '{param}' out")))
         };
         match self {
             Self { n: Some(n), .. } if *n != 1 => refuse("n", "only one choice per request is offered"),
-            Self {
-                logprobs: Some(true), ..
-            } => refuse("logprobs", "log probabilities are not offered"),
-            Self {
-                top_logprobs: Some(1..),
-                ..
-            } => refuse("top_logprobs", "log probabilities are not offered"),
-            Self {
-                logit_bias: Some(bias), ..
-            } if !bias.is_empty() => refuse("logit_bias", "logit bias is not offered"),
+            Self { logprobs: Some(true), .. } => refuse("logprobs", "log probabilities are not offered"),
+            Self { top_logprobs: Some(1..), .. } => refuse("top_logprobs", "log probabilities are not offered"),
+            Self { logit_bias: Some(bias), .. } if !bias.is_empty() => {
+                refuse("logit_bias", "logit bias is not offered")
+            }
             Self { tools: Some(tools), .. } if !tools.is_empty() => refuse("tools", "tool calls are not offered"),
-            Self {
-                functions: Some(list), ..
-            } if !list.is_empty() => refuse("functions", "function calls are not offered"),
-            Self {
-                response_format: Some(RawFormat { kind: Some(kind) }),
-                ..
-            } if kind != "text" => refuse("response_format", "only plain text answers are offered"),
-            Self {
-                modalities: Some(list), ..
-            } if list.iter().any(|m| m != "text") => refuse("modalities", "only text answers are offered"),
+            Self { functions: Some(list), .. } if !list.is_empty() => {
+                refuse("functions", "function calls are not offered")
+            }
+            Self { response_format: Some(RawFormat { kind: Some(kind) }), .. } if kind != "text" => {
+                refuse("response_format", "only plain text answers are offered")
+            }
+            Self { modalities: Some(list), .. } if list.iter().any(|m| m != "text") => {
+                refuse("modalities", "only text answers are offered")
+            }
             Self { audio: Some(audio), .. } if !audio.is_null() => refuse("audio", "only text answers are offered"),
             _ => Ok(()),
         }
@@ -185,17 +175,9 @@ impl RawRequest {
         }
         let messages = self.messages.ok_or_else(|| missing("messages"))?;
         if messages.is_empty() {
-            return Err(BadRequest::field(
-                "messages",
-                "invalid_value",
-                "'messages' must hold at least one message",
-            ));
+            return Err(BadRequest::field("messages", "invalid_value", "'messages' must hold at least one message"));
         }
-        let messages = messages
-            .into_iter()
-            .enumerate()
-            .map(|(i, m)| m.check(i))
-            .collect::<Result<Vec<_>, _>>()?;
+        let messages = messages.into_iter().enumerate().map(|(i, m)| m.check(i)).collect::<Result<Vec<_>, _>>()?;
         if messages.iter().all(|message| message.content.is_empty()) {
             return Err(BadRequest::field(
                 "messages",
@@ -231,10 +213,7 @@ impl RawMessage {
             return Err(BadRequest::field(
                 path("role"),
                 "invalid_value",
-                format!(
-                    "'{}' must be one of system, developer, user, assistant, tool",
-                    path("role")
-                ),
+                format!("'{}' must be one of system, developer, user, assistant, tool", path("role")),
             ));
         }
         let content = match self.content {
@@ -244,11 +223,7 @@ impl RawMessage {
             Some(RawContent::Text(text)) => text,
             Some(RawContent::Parts(parts)) => join_parts(parts, &path("content"))?,
         };
-        Ok(Message {
-            role,
-            content,
-            name: self.name,
-        })
+        Ok(Message { role, content, name: self.name })
     }
 }
 
@@ -260,11 +235,7 @@ fn join_parts(parts: Vec<RawPart>, path: &str) -> Result<String, BadRequest> {
             (Some("text") | None, None) => return Err(missing(&format!("{path}[{index}].text"))),
             (Some(other), _) => {
                 let message = format!("'{path}[{index}].type' is '{other}': only parts of type 'text' are offered");
-                return Err(BadRequest::field(
-                    format!("{path}[{index}].type"),
-                    "invalid_value",
-                    message,
-                ));
+                return Err(BadRequest::field(format!("{path}[{index}].type"), "invalid_value", message));
             }
         }
     }
@@ -280,11 +251,7 @@ fn within(param: &str, value: Option<f32>, default: f32, low: f32, high: f32) ->
     if value.is_finite() && (low..=high).contains(&value) {
         return Ok(value);
     }
-    let low = if low == f32::MIN_POSITIVE {
-        "above 0".to_owned()
-    } else {
-        format!("{low}")
-    };
+    let low = if low == f32::MIN_POSITIVE { "above 0".to_owned() } else { format!("{low}") };
     let message = format!("'{param}' is {value}: must be between {low} and {high}");
     Err(BadRequest::field(param, "invalid_value", message))
 }
@@ -294,19 +261,12 @@ fn max_tokens(param: &str, value: Option<Value>) -> Result<Option<u32>, BadReque
         return Ok(None);
     };
     if !value.is_number() {
-        return Err(BadRequest::field(
-            param,
-            "invalid_type",
-            format!("'{param}' must be a whole number"),
-        ));
+        return Err(BadRequest::field(param, "invalid_type", format!("'{param}' must be a whole number")));
     }
     match value.as_u64().map(u32::try_from) {
         Some(Ok(tokens @ 1..)) => Ok(Some(tokens)),
         _ => {
-            let message = format!(
-                "'{param}' is {value}: must be a whole number between 1 and {}",
-                u32::MAX
-            );
+            let message = format!("'{param}' is {value}: must be a whole number between 1 and {}", u32::MAX);
             Err(BadRequest::field(param, "invalid_value", message))
         }
     }
@@ -319,11 +279,7 @@ fn check_stop(stop: Option<RawStop>) -> Result<Vec<String>, BadRequest> {
         Some(RawStop::Many(list)) => list,
     };
     if list.len() > MAX_STOPS {
-        return Err(BadRequest::field(
-            "stop",
-            "invalid_value",
-            format!("'stop' may hold at most {MAX_STOPS} strings"),
-        ));
+        return Err(BadRequest::field("stop", "invalid_value", format!("'stop' may hold at most {MAX_STOPS} strings")));
     }
     if list.iter().any(|text| text.is_empty() || text.len() > MAX_STOP_BYTES) {
         let message = format!("each string in 'stop' must have 1 to {MAX_STOP_BYTES} bytes");
@@ -336,18 +292,12 @@ fn check_stop(stop: Option<RawStop>) -> Result<Vec<String>, BadRequest> {
 fn unreadable(body: &[u8], error: &serde_json::Error) -> BadRequest {
     if core::str::from_utf8(body).is_err() {
         let message = "the body is not UTF-8 text".to_owned();
-        return BadRequest {
-            param: None,
-            code: "invalid_json",
-            message,
-        };
+        return BadRequest { param: None, code: "invalid_json", message };
     }
     match serde_json::from_slice::<Value>(body) {
-        Err(error) => BadRequest {
-            param: None,
-            code: "invalid_json",
-            message: format!("the body is not readable JSON: {error}"),
-        },
+        Err(error) => {
+            BadRequest { param: None, code: "invalid_json", message: format!("the body is not readable JSON: {error}") }
+        }
         Ok(Value::Object(map)) => {
             let culprit = map.into_iter().find(|(key, value)| {
                 let alone = Value::Object(core::iter::once((key.clone(), value.clone())).collect());
@@ -358,19 +308,11 @@ fn unreadable(body: &[u8], error: &serde_json::Error) -> BadRequest {
                 Some(param) => format!("'{param}' has the wrong type: {error}"),
                 None => format!("the body cannot be read: {error}"),
             };
-            BadRequest {
-                param,
-                code: "invalid_type",
-                message,
-            }
+            BadRequest { param, code: "invalid_type", message }
         }
         Ok(_) => {
             let message = "the body must be a JSON object".to_owned();
-            BadRequest {
-                param: None,
-                code: "invalid_type",
-                message,
-            }
+            BadRequest { param: None, code: "invalid_type", message }
         }
     }
 }
@@ -390,11 +332,7 @@ impl Usage {
     /// Adds the two up.
     #[must_use]
     pub fn new(prompt_tokens: u32, completion_tokens: u32) -> Self {
-        Self {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens: prompt_tokens.saturating_add(completion_tokens),
-        }
+        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens.saturating_add(completion_tokens) }
     }
 }
 
@@ -507,10 +445,7 @@ mod tests {
     #[test]
     fn a_plain_request_gets_the_documented_defaults() {
         let request = parse(&with("unknown_field", json!({"a": [1]}))).unwrap();
-        assert_eq!(
-            (request.temperature, request.top_p, request.max_tokens),
-            (1.0, 1.0, None)
-        );
+        assert_eq!((request.temperature, request.top_p, request.max_tokens), (1.0, 1.0, None));
         assert!(!request.stream && !request.is_deterministic());
     }
 
@@ -548,46 +483,25 @@ mod tests {
             ("n", json!(2), "unsupported_parameter"),
             ("logprobs", json!(true), "unsupported_parameter"),
             ("tools", json!([{"type": "function"}]), "unsupported_parameter"),
-            (
-                "response_format",
-                json!({"type": "json_object"}),
-                "unsupported_parameter",
-            ),
+            ("response_format", json!({"type": "json_object"}), "unsupported_parameter"),
             ("presence_penalty", json!(3), "invalid_value"),
         ] {
             let refusal = parse(&with(field, value.clone())).unwrap_err();
-            assert_eq!(
-                (refusal.param.as_deref(), refusal.code),
-                (Some(field), code),
-                "{field} = {value}"
-            );
+            assert_eq!((refusal.param.as_deref(), refusal.code), (Some(field), code), "{field} = {value}");
         }
     }
 
     #[test]
     fn a_missing_field_is_named_with_its_path() {
-        assert_eq!(
-            parse(&json!({"messages": []})).unwrap_err().param.as_deref(),
-            Some("model")
-        );
-        assert_eq!(
-            parse(&json!({"model": "m"})).unwrap_err().param.as_deref(),
-            Some("messages")
-        );
+        assert_eq!(parse(&json!({"messages": []})).unwrap_err().param.as_deref(), Some("model"));
+        assert_eq!(parse(&json!({"model": "m"})).unwrap_err().param.as_deref(), Some("messages"));
         let bare = with("messages", json!([{"role": "user", "content": "a"}, {"content": "b"}]));
         assert_eq!(parse(&bare).unwrap_err().param.as_deref(), Some("messages[1].role"));
     }
 
     #[test]
     fn bodies_that_are_no_json_objects_are_refused_as_such() {
-        for body in [
-            &b""[..],
-            b"{",
-            b"\xff\xfe",
-            b"[1]",
-            b"null",
-            "[".repeat(100_000).as_bytes(),
-        ] {
+        for body in [&b""[..], b"{", b"\xff\xfe", b"[1]", b"null", "[".repeat(100_000).as_bytes()] {
             assert_eq!(ChatRequest::parse(body).unwrap_err().param, None);
         }
     }

@@ -60,22 +60,13 @@ impl BadRequest {
     /// Makes a refusal about one field.
     #[must_use]
     pub fn field(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            param: Some(param.into()),
-            code,
-            message: message.into(),
-        }
+        Self { param: Some(param.into()), code, message: message.into() }
     }
 
     /// The error body of the refusal.
     #[must_use]
     pub fn body(&self) -> ErrorBody {
-        ErrorBody::new(
-            "invalid_request_error",
-            self.code,
-            self.param.as_deref(),
-            self.message.clone(),
-        )
+        ErrorBody::new("invalid_request_error", self.code, self.param.as_deref(), self.message.clone())
     }
 }
 

@@ -28,12 +28,7 @@ impl Model {
     /// Makes a model's entry.
     #[must_use]
     pub fn new(id: &str, created: i64) -> Self {
-        Self {
-            id: id.to_owned(),
-            object: "model".to_owned(),
-            created,
-            owned_by: "penstock".to_owned(),
-        }
+        Self { id: id.to_owned(), object: "model".to_owned(), created, owned_by: "penstock".to_owned() }
     }
 }
 
@@ -41,9 +36,6 @@ impl ModelList {
     /// Makes the list.
     #[must_use]
     pub fn new(data: Vec<Model>) -> Self {
-        Self {
-            object: "list".to_owned(),
-            data,
-        }
+        Self { object: "list".to_owned(), data }
     }
 }

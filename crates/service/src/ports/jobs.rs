@@ -80,9 +80,7 @@ impl FinishReason {
     /// The reason of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Stop, Self::Length]
-            .into_iter()
-            .find(|reason| reason.name() == name)
+        [Self::Stop, Self::Length].into_iter().find(|reason| reason.name() == name)
     }
 }
 

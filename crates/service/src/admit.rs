@@ -1,0 +1,384 @@
+//! Admission: from a checked request to a job that is accepted, joined or already answered.
+//!
+//! One look at the markers, then a decision, then one `accept`. Only a race (another handler wrote the marker between
+//! the look and the write, or a job ended between the look and the join) makes it look again, a bounded number of
+//! times.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use penstock_policy::admission::{self, Capacity, Measure};
+use penstock_policy::classes::Class;
+use penstock_policy::gcra;
+use penstock_policy::id::JobId;
+use penstock_policy::job::{Denied, Step};
+use penstock_policy::marker::{self, Known, Plan};
+use penstock_policy::time::Timestamp;
+use penstock_wire::chat::ChatRequest;
+
+use crate::Service;
+use crate::canonical::{KeyOf, canonical, fingerprint, marker_key};
+use crate::error::ApiError;
+use crate::ports::{
+    Acceptance, Accepted, BlobKey, BucketKey, Generation, INLINE_BYTES, JobRecord, JobSpec, Levels, MarkerClaim,
+    MarkerKey, Message, Payload, Pool, Sampling, Stepped, Take, TakePart, Tenant,
+};
+
+/// A worker's rate that is assumed while none has ever reported, in tokens a second: a small model on one CPU core.
+const ASSUMED_RATE: f64 = 200.0;
+
+/// How often a lost race is run again.
+const MOST_ROUNDS: u32 = 200;
+
+/// A request on its way.
+pub(crate) struct Admission {
+    /// The job that answers.
+    pub(crate) job: JobId,
+    /// The id the client sees: its own job's, or a fresh one if the answer is another request's.
+    pub(crate) shown: JobId,
+    /// How it came about.
+    pub(crate) how: How,
+    /// What is known of the wait.
+    pub(crate) wait: Duration,
+    /// The class granted.
+    pub(crate) class: Class,
+    /// The tenant's buckets after the take.
+    pub(crate) levels: Option<Levels>,
+    /// When the request came.
+    pub(crate) created: Timestamp,
+}
+
+/// How a request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// A job of its own.
+    Fresh,
+    /// A job under way that the same request had started.
+    Joined,
+    /// The result of a job that has ended.
+    Served,
+}
+
+impl Service {
+    /// Admits a chat request of `tenant`.
+    ///
+    /// # Errors
+    /// What the client is told: an unknown model, a maximum beyond the context, a reused idempotency key, a limit, an
+    /// overloaded pool, a store that does not answer.
+    pub(crate) async fn admit(
+        &self,
+        tenant: &Tenant,
+        request: &ChatRequest,
+        idempotency_key: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Admission, ApiError> {
+        let pools = self.pools(now).await?;
+        let pool = pools.iter().find(|pool| pool.model == request.model).ok_or_else(|| {
+            let known: Vec<&str> = pools.iter().map(|pool| pool.model.as_str()).collect();
+            ApiError::no_such_model(&request.model, &known)
+        })?;
+        if let Some(max_tokens) = request.max_tokens.filter(|max| *max > pool.context_length) {
+            let message = format!(
+                "'max_tokens' is {max_tokens}: this model has a context of {} tokens, prompt and answer together",
+                pool.context_length
+            );
+            return Err(ApiError::invalid("max_tokens", "invalid_value", message));
+        }
+        let canonical = canonical(request, pool.id.as_str());
+        let fingerprint = fingerprint(&canonical);
+        let key = match idempotency_key {
+            Some(key) => Some(marker_key(&self.marker_secret, &tenant.id, &KeyOf::Idempotency(key))),
+            None if request.is_deterministic() => {
+                Some(marker_key(&self.marker_secret, &tenant.id, &KeyOf::Request(&canonical)))
+            }
+            None => None,
+        };
+        let draft = self.draft(tenant, request, pool, now).await?;
+        match key {
+            Some(key) => self.single_flight(tenant, draft, key, fingerprint).await,
+            None => match self.accept(tenant, &draft, None, now).await? {
+                Outcome::Ours(admission) => Ok(admission),
+                // Without a marker nobody else can hold it.
+                Outcome::Held => Err(ApiError::internal()),
+            },
+        }
+    }
+
+    /// Goes by what is known of the same request until it is ours, joined or served.
+    async fn single_flight(
+        &self,
+        tenant: &Tenant,
+        draft: Draft,
+        key: MarkerKey,
+        fingerprint: u64,
+    ) -> Result<Admission, ApiError> {
+        for _ in 0..MOST_ROUNDS {
+            let now = self.ports.clock.now();
+            let marker = self.ports.markers.find(&key).await?;
+            let record = match &marker {
+                Some(marker) => self.ports.jobs.record(marker.job).await?,
+                None => None,
+            };
+            let claim = |replaces| {
+                let key = key.clone();
+                MarkerClaim { key, fingerprint, expires: now.after(marker_ttl(draft.class())), replaces }
+            };
+            match marker::plan(marker.as_ref(), known(record.as_ref()), fingerprint, now) {
+                Plan::Run { replaces } => {
+                    if let Outcome::Ours(admission) = self.accept(tenant, &draft, Some(claim(replaces)), now).await? {
+                        return Ok(admission);
+                    }
+                }
+                Plan::Resend(job) => {
+                    let draft = draft.under(job);
+                    if let Outcome::Ours(admission) = self.accept(tenant, &draft, Some(claim(Some(job))), now).await? {
+                        return Ok(admission);
+                    }
+                }
+                Plan::Serve(job) => return Ok(self.without_run(&draft, job, How::Served, now)),
+                Plan::Join(job) => {
+                    match self.ports.jobs.step(job, &Stepped::from(Step::Join), self.nonce(), now).await? {
+                        Ok(_) => return Ok(self.without_run(&draft, job, How::Joined, now)),
+                        // It ended, or is about to be cancelled: look again.
+                        Err(Denied::Ended(_) | Denied::Unwanted | Denied::Absent) => {}
+                        Err(
+                            Denied::Present
+                            | Denied::Leased(_)
+                            | Denied::Fenced
+                            | Denied::Wanted
+                            | Denied::NotEnded
+                            | Denied::Settled,
+                        ) => return Err(ApiError::internal()),
+                    }
+                }
+                Plan::Wait { until } => self.ports.clock.sleep_until(until).await,
+                Plan::Conflict => return Err(ApiError::key_reused()),
+            }
+        }
+        Err(ApiError::store_unavailable())
+    }
+
+    fn without_run(&self, draft: &Draft, job: JobId, how: How, now: Timestamp) -> Admission {
+        Admission {
+            job,
+            shown: JobId::new(now, self.ports.entropy.draw()),
+            how,
+            wait: Duration::ZERO,
+            class: draft.class(),
+            levels: None,
+            created: draft.spec.created,
+        }
+    }
+
+    /// Everything about the job that is fixed before it is accepted.
+    async fn draft(
+        &self,
+        tenant: &Tenant,
+        request: &ChatRequest,
+        pool: &Pool,
+        now: Timestamp,
+    ) -> Result<Draft, ApiError> {
+        let class = Class::granted(admission::class_of_tier(request.service_tier.as_deref()), tenant.ceiling);
+        let prompt_bytes = request.messages.iter().map(|message| message.content.len()).sum();
+        let measure = Measure {
+            tokens_per_byte: pool.tokens_per_byte,
+            usual_output_tokens: pool.usual_output_tokens,
+            context_length: pool.context_length,
+        };
+        let id = JobId::new(now, self.ports.entropy.draw());
+        let spec = JobSpec {
+            id,
+            tenant: tenant.id.clone(),
+            class,
+            pool: pool.id.clone(),
+            model: pool.model.clone(),
+            created: now,
+            due: now.after(class.patience()),
+            streamed: request.stream,
+            estimated_tokens: admission::estimate(prompt_bytes, request.max_tokens, &measure),
+            reservation: None,
+        };
+        let generation = serde_json::to_string(&self.generation(request, now)).map_err(|_| ApiError::internal())?;
+        let capacity = self.capacity(pool, now).await?;
+        Ok(Draft { spec, generation, capacity })
+    }
+
+    /// Fixes what chance and the calendar decide, so that every worker computes the same answer.
+    fn generation(&self, request: &ChatRequest, now: Timestamp) -> Generation {
+        let seed = match request.seed {
+            Some(seed) => seed.cast_unsigned(),
+            None => (self.ports.entropy.draw() >> 64) as u64,
+        };
+        Generation {
+            v: 1,
+            messages: request.messages.clone(),
+            sampling: Sampling {
+                temperature: request.temperature,
+                top_p: request.top_p,
+                seed,
+                max_tokens: request.max_tokens,
+                stop: request.stop.clone(),
+                presence_penalty: request.presence_penalty,
+                frequency_penalty: request.frequency_penalty,
+            },
+            date: date(now),
+        }
+    }
+
+    /// Puts a request too large for a message where the worker will find it.
+    async fn payload(&self, draft: &Draft) -> Result<Payload, ApiError> {
+        if draft.generation.len() <= INLINE_BYTES {
+            return Ok(Payload::Inline(draft.generation.clone()));
+        }
+        let key = BlobKey::new(&format!("req/{}", draft.spec.id)).ok_or_else(ApiError::internal)?;
+        self.ports.blobs.put(&key, Bytes::from(draft.generation.clone())).await?;
+        Ok(Payload::Blob(key))
+    }
+
+    async fn capacity(&self, pool: &Pool, now: Timestamp) -> Result<Capacity, ApiError> {
+        if let Some(tokens_per_second) = self.caches.capacity.get(&pool.id, now) {
+            return Ok(Capacity { tokens_per_second });
+        }
+        let workers = self.ports.control.workers(&pool.id, now.before(admission::WORKER_SILENCE)).await?;
+        let live = workers.iter().filter(|worker| !worker.draining).map(|worker| worker.tokens_per_second);
+        let capacity = Capacity::of(live, ASSUMED_RATE);
+        let good_for = self.timing.capacity_cache;
+        self.caches.capacity.put(pool.id.clone(), capacity.tokens_per_second, now, good_for);
+        Ok(capacity)
+    }
+
+    async fn accept(
+        &self,
+        tenant: &Tenant,
+        draft: &Draft,
+        marker: Option<MarkerClaim>,
+        now: Timestamp,
+    ) -> Result<Outcome, ApiError> {
+        let spec = &draft.spec;
+        let tenant_take = Take {
+            key: BucketKey::Tenant { tenant: tenant.id.clone(), shard: 0 },
+            parts: vec![
+                TakePart { limit: tenant.limits.requests, units: 1 },
+                TakePart { limit: tenant.limits.tokens, units: spec.estimated_tokens },
+            ],
+        };
+        let queue_limit = draft.capacity.virtual_queue(spec.class).map_err(|_| ApiError::internal())?;
+        let queue_take = Take {
+            key: BucketKey::VirtualQueue { pool: spec.pool.clone(), class: spec.class, shard: 0 },
+            // A request larger than the whole queue still fits an empty one.
+            parts: vec![TakePart { limit: queue_limit, units: spec.estimated_tokens.min(queue_limit.burst()) }],
+        };
+        let message = Message { spec: spec.clone(), payload: self.payload(draft).await? };
+        let acceptance = Acceptance { message, takes: vec![tenant_take, queue_take], marker, nonce: self.nonce() };
+        let accepted = self.ports.jobs.accept(&acceptance, now).await?;
+        if !matches!(accepted, Accepted::Yes { .. })
+            && let Payload::Blob(key) = &acceptance.message.payload
+        {
+            self.ports.blobs.remove(key).await?;
+        }
+        match accepted {
+            Accepted::Yes { spec, levels } => {
+                let wait = levels.get(1).map_or(Duration::ZERO, |levels| gcra::backlog(levels.part(0), now));
+                Ok(Outcome::Ours(Admission {
+                    job: spec.id,
+                    shown: spec.id,
+                    how: How::Fresh,
+                    wait,
+                    class: spec.class,
+                    levels: levels.into_iter().next(),
+                    created: spec.created,
+                }))
+            }
+            Accepted::Held(_) => Ok(Outcome::Held),
+            Accepted::Refused { key, part, until, .. } => {
+                let come_back = admission::come_back(until, now);
+                Err(match (key, part) {
+                    (BucketKey::VirtualQueue { .. }, _) => ApiError::overloaded(come_back),
+                    (BucketKey::Tenant { .. }, 0) => {
+                        ApiError::rate_limited("requests", tenant.limits.requests.burst(), 1, come_back)
+                    }
+                    (BucketKey::Tenant { .. }, _) => {
+                        let limit = tenant.limits.tokens.burst();
+                        ApiError::rate_limited("tokens", limit, spec.estimated_tokens, come_back)
+                    }
+                })
+            }
+        }
+    }
+}
+
+enum Outcome {
+    Ours(Admission),
+    Held,
+}
+
+#[derive(Clone)]
+struct Draft {
+    spec: JobSpec,
+    /// The request, as the worker will read it.
+    generation: String,
+    capacity: Capacity,
+}
+
+impl Draft {
+    fn class(&self) -> Class {
+        self.spec.class
+    }
+
+    /// The same job under another id, whose acceptor died half-way.
+    fn under(&self, id: JobId) -> Self {
+        let mut draft = self.clone();
+        draft.spec.id = id;
+        draft
+    }
+}
+
+/// A marker outlives the longest run of its job by the time a finished answer is served again.
+fn marker_ttl(class: Class) -> Duration {
+    class.patience() + marker::TTL
+}
+
+fn known(record: Option<&JobRecord>) -> Known {
+    match record {
+        None => Known::Absent,
+        Some(record) => Known::Job {
+            state: record.head.state,
+            interest: record.head.interest,
+            ended: record.finished,
+            failed_for_good: matches!(&record.outcome, Some(Err(verdict)) if verdict.is_for_good()),
+        },
+    }
+}
+
+/// The day of `now` in UTC, `YYYY-MM-DD` (days to civil date after Howard Hinnant, "chrono-Compatible Low-Level Date
+/// Algorithms").
+fn date(now: Timestamp) -> String {
+    let days = now.as_secs().div_euclid(86_400) + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_named_as_the_calendar_names_them() {
+        for (secs, day) in [
+            (0, "1970-01-01"),
+            (951_782_400, "2000-02-29"),
+            (1_709_164_800, "2024-02-29"),
+            (1_735_689_599, "2024-12-31"),
+            (1_795_219_200, "2026-11-21"),
+        ] {
+            assert_eq!(date(Timestamp::from_millis(secs * 1000)), day);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Who is calling: API keys.
+//!
+//! A key is `ps_<kid>_<secret>`. Stored is the SHA-256 of the secret under the key's id; the secret has 256 random
+//! bits, so a plain hash is enough. Hashes are compared in constant time. A known key is remembered for
+//! [`Timing::record_cache`](crate::config::Timing), which bounds how long a revoked one still works; an unknown one
+//! for 10 s, so that guessing costs no reads.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderMap, header};
+use penstock_policy::id::{KeyId, TenantId};
+use penstock_policy::time::Timestamp;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::Service;
+use crate::error::ApiError;
+use crate::ports::{KeyRecord, Tenant};
+
+const UNKNOWN_CACHE: Duration = Duration::from_secs(10);
+
+/// An API key as its owner holds it. Shown once, never stored.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    id: KeyId,
+    secret: String,
+}
+
+impl ApiKey {
+    /// Makes a key from random draws: 40 bits of id, 256 bits of secret.
+    #[must_use]
+    pub fn generate(mut draw: impl FnMut() -> u128) -> Self {
+        let id = KeyId::from_bits((draw() >> 88) as u64);
+        let mut secret = [0u8; 32];
+        secret[..16].copy_from_slice(&draw().to_le_bytes());
+        secret[16..].copy_from_slice(&draw().to_le_bytes());
+        Self { id, secret: URL_SAFE_NO_PAD.encode(secret) }
+    }
+
+    /// Reads a key; `None` if it has not the form `ps_<kid>_<secret>`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (id, secret) = text.strip_prefix("ps_")?.split_once('_')?;
+        (secret.len() <= 128).then_some(())?;
+        Some(Self { id: KeyId::new(id).ok()?, secret: secret.to_owned() })
+    }
+
+    /// The key's id, which is no secret.
+    #[must_use]
+    pub fn id(&self) -> &KeyId {
+        &self.id
+    }
+
+    /// The record to store for the key.
+    #[must_use]
+    pub fn record(&self, tenant: TenantId) -> KeyRecord {
+        KeyRecord { id: self.id.clone(), tenant, secret_sha256: self.digest(), revoked: None }
+    }
+
+    /// The key as its owner writes it.
+    #[must_use]
+    pub fn expose(&self) -> String {
+        format!("ps_{}_{}", self.id, self.secret)
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.secret.as_bytes()).into()
+    }
+}
+
+impl Service {
+    /// Finds the tenant of a request by its `Authorization: Bearer` header.
+    ///
+    /// # Errors
+    /// 401 if there is no key, it is malformed, unknown, wrong or revoked; the answer does not say which of the last
+    /// three.
+    pub async fn authenticate(&self, headers: &HeaderMap, now: Timestamp) -> Result<Tenant, ApiError> {
+        let value = headers
+            .get(header::AUTHORIZATION)
+            .ok_or_else(|| ApiError::unauthorized("no API key: send the header 'Authorization: Bearer ps_...'"))?;
+        let key = value
+            .to_str()
+            .ok()
+            .and_then(|text| text.strip_prefix("Bearer "))
+            .and_then(|text| ApiKey::parse(text.trim()));
+        let key = key.ok_or_else(|| ApiError::unauthorized("malformed API key: expected 'Bearer ps_<id>_<secret>'"))?;
+        let wrong = || ApiError::unauthorized("this API key is not valid");
+        let record = self.key_record(key.id(), now).await?.ok_or_else(wrong)?;
+        let matches: bool = record.secret_sha256.ct_eq(&key.digest()).into();
+        if !matches || record.revoked.is_some_and(|moment| moment <= now) {
+            return Err(wrong());
+        }
+        self.tenant(&record.tenant, now).await?.ok_or_else(wrong)
+    }
+
+    async fn key_record(&self, id: &KeyId, now: Timestamp) -> Result<Option<KeyRecord>, ApiError> {
+        if let Some(known) = self.caches.keys.get(id, now) {
+            return Ok(known);
+        }
+        let found = self.ports.control.key(id).await?;
+        let good_for = if found.is_some() { self.timing.record_cache } else { UNKNOWN_CACHE };
+        self.caches.keys.put(id.clone(), found.clone(), now, good_for);
+        Ok(found)
+    }
+
+    async fn tenant(&self, id: &TenantId, now: Timestamp) -> Result<Option<Tenant>, ApiError> {
+        if let Some(known) = self.caches.tenants.get(id, now) {
+            return Ok(known);
+        }
+        let found = self.ports.control.tenant(id).await?;
+        self.caches.tenants.put(id.clone(), found.clone(), now, self.timing.record_cache);
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_reads_back_from_what_its_owner_writes() {
+        let mut draws = 7u128;
+        let key = ApiKey::generate(|| {
+            draws = draws.wrapping_mul(0x2545_f491_4f6c_dd1d_2545_f491_4f6c_dd1d).wrapping_add(1);
+            draws
+        });
+        let again = ApiKey::parse(&key.expose()).unwrap();
+        assert!(again == key && again.digest() == key.digest());
+    }
+
+    #[test]
+    fn texts_that_are_no_keys_are_refused() {
+        for bad in ["", "sk-123", "ps_", "ps_abc", "ps_a#b_c", &format!("ps_a_{}", "x".repeat(200))] {
+            assert!(ApiKey::parse(bad).is_none(), "{bad}");
+        }
+    }
+}

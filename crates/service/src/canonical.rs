@@ -1,0 +1,119 @@
+//! When two requests are the same request.
+//!
+//! The canonical form holds everything that can change the answer and nothing else: model, messages, sampling,
+//! maximum, stops, seed. How the answer is delivered (streamed or whole), the service tier, and fields this server
+//! ignores are left out. Its fields have a fixed order and numbers one spelling, so equal requests have equal bytes.
+//! The key is an HMAC of it with the tenant and a deployment's secret, so a stored key tells nothing of a prompt and
+//! never meets another tenant's.
+
+use hmac::{Hmac, KeyInit, Mac};
+use penstock_policy::id::TenantId;
+use penstock_wire::chat::{ChatRequest, Message};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::ports::MarkerKey;
+
+#[derive(Serialize)]
+struct Canonical<'r> {
+    v: u32,
+    pool: &'r str,
+    messages: &'r [Message],
+    temperature: f32,
+    top_p: f32,
+    max_tokens: Option<u32>,
+    stop: &'r [String],
+    seed: Option<i64>,
+    presence_penalty: f32,
+    frequency_penalty: f32,
+}
+
+/// The bytes in which two requests to a pool are equal exactly if they ask for the same.
+pub(crate) fn canonical(request: &ChatRequest, pool: &str) -> Vec<u8> {
+    let form = Canonical {
+        v: 1,
+        pool,
+        messages: &request.messages,
+        temperature: request.temperature,
+        top_p: request.top_p,
+        max_tokens: request.max_tokens,
+        stop: &request.stop,
+        seed: request.seed,
+        presence_penalty: request.presence_penalty,
+        frequency_penalty: request.frequency_penalty,
+    };
+    serde_json::to_vec(&form).unwrap_or_default()
+}
+
+/// A digest of the canonical form, to notice that an idempotency key is used with another request.
+pub(crate) fn fingerprint(canonical: &[u8]) -> u64 {
+    let digest = Sha256::digest(canonical);
+    digest.iter().take(8).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+/// What a marker key is made of.
+pub(crate) enum KeyOf<'r> {
+    /// The request itself.
+    Request(&'r [u8]),
+    /// A key the client chose.
+    Idempotency(&'r str),
+}
+
+/// The marker key.
+pub(crate) fn marker_key(secret: &[u8], tenant: &TenantId, of: &KeyOf<'_>) -> MarkerKey {
+    let (kind, bytes) = match of {
+        KeyOf::Request(canonical) => (b'r', *canonical),
+        KeyOf::Idempotency(key) => (b'i', key.as_bytes()),
+    };
+    let digest = match Hmac::<Sha256>::new_from_slice(secret) {
+        Ok(mut mac) => {
+            mac.update(&[kind]);
+            mac.update(tenant.as_str().as_bytes());
+            mac.update(&[0]);
+            mac.update(bytes);
+            mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+        }
+        // HMAC takes keys of any length.
+        Err(_) => String::new(),
+    };
+    MarkerKey { tenant: tenant.clone(), digest }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(body: &str) -> ChatRequest {
+        ChatRequest::parse(body.as_bytes()).unwrap()
+    }
+
+    const PLAIN: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"temperature":0}"#;
+
+    #[test]
+    fn delivery_and_ignored_fields_do_not_make_another_request() {
+        let other = r#"{"temperature":0.0,"stream":true,"user":"x","service_tier":"flex","model":"m",
+                        "messages":[{"content":[{"type":"text","text":"hi"}],"role":"user"}]}"#;
+        assert_eq!(canonical(&request(PLAIN), "p"), canonical(&request(other), "p"));
+    }
+
+    #[test]
+    fn whatever_changes_the_answer_makes_another_request() {
+        let plain = canonical(&request(PLAIN), "p");
+        for (from, to) in
+            [("\"hi\"", "\"ho\""), ("user", "system"), (":0}", ":0,\"stop\":\"x\"}"), (":0}", ":0,\"seed\":1}")]
+        {
+            assert_ne!(plain, canonical(&request(&PLAIN.replacen(from, to, 1)), "p"));
+        }
+        assert_ne!(plain, canonical(&request(PLAIN), "q"));
+    }
+
+    #[test]
+    fn keys_of_two_tenants_or_two_kinds_never_meet() {
+        let (a, b) = (TenantId::new("a").unwrap(), TenantId::new("b").unwrap());
+        let key = |tenant, of: KeyOf<'_>| marker_key(b"secret", tenant, &of).digest;
+        let base = key(&a, KeyOf::Request(b"x"));
+        assert_eq!(base.len(), 64);
+        assert_ne!(base, key(&b, KeyOf::Request(b"x")));
+        assert_ne!(base, key(&a, KeyOf::Idempotency("x")));
+    }
+}

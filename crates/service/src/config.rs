@@ -1,0 +1,202 @@
+//! The configuration: one typed struct, built once. Nobody else reads the environment.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long things take and wait. The defaults suit production; drills shorten them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How long a claim holds without being renewed.
+    pub lease: Duration,
+    /// How long a received message stays hidden without being renewed; longer than the lease, so that a redelivery
+    /// finds the lease lapsed or about to.
+    pub visibility: Duration,
+    /// How often a streamed answer is written down.
+    pub stream_flush: Duration,
+    /// How often an answer nobody watches grow is written down.
+    pub checkpoint: Duration,
+    /// How long a status is held back for the worker's verdict on the prompt.
+    pub status_hold: Duration,
+    /// How often a waiting stream says it is alive.
+    pub keep_alive: Duration,
+    /// How long a whole answer is waited for in silence.
+    pub silent_wait: Duration,
+    /// How often a whole answer that is late says it is alive.
+    pub blank_line: Duration,
+    /// How long an answer nobody listens to any more goes on being computed.
+    pub orphan_grace: Duration,
+    /// How long records that hardly change (keys, tenants, pools) are kept in memory.
+    pub record_cache: Duration,
+    /// How long the list of live workers is kept in memory.
+    pub capacity_cache: Duration,
+    /// How often a worker reports itself.
+    pub worker_report: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(45),
+            visibility: Duration::from_secs(60),
+            stream_flush: Duration::from_millis(250),
+            checkpoint: Duration::from_millis(1500),
+            status_hold: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(10),
+            silent_wait: Duration::from_secs(240),
+            blank_line: Duration::from_secs(15),
+            orphan_grace: Duration::from_secs(60),
+            record_cache: Duration::from_secs(60),
+            capacity_cache: Duration::from_secs(2),
+            worker_report: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a deployment on AWS is told by its environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The stage, the first part of the queues' names.
+    pub stage: String,
+    /// The table of buckets.
+    pub adm_table: String,
+    /// The table of jobs and chunks.
+    pub job_table: String,
+    /// The table of markers and cached answers.
+    pub cache_table: String,
+    /// The table of tenants, keys, pools and workers.
+    pub ctl_table: String,
+    /// The bucket of large payloads.
+    pub payload_bucket: String,
+    /// The secret that blinds marker keys.
+    pub marker_secret: String,
+    /// Where AWS is, if not where the SDK would look: an emulator.
+    pub endpoint: Option<String>,
+    /// How long things take.
+    pub timing: Timing,
+}
+
+/// A variable that this program reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether the program cannot start without it.
+    pub required: bool,
+    /// What it says.
+    pub help: &'static str,
+}
+
+/// Every variable that [`Config::from_lookup`] reads.
+pub const VARIABLES: [Variable; 13] = [
+    Variable { name: "PENSTOCK_STAGE", required: true, help: "the stage; first part of the queues' names" },
+    Variable { name: "PENSTOCK_ADM_TABLE", required: true, help: "the table of token buckets" },
+    Variable { name: "PENSTOCK_JOB_TABLE", required: true, help: "the table of jobs and chunks" },
+    Variable { name: "PENSTOCK_CACHE_TABLE", required: true, help: "the table of markers and cached answers" },
+    Variable { name: "PENSTOCK_CTL_TABLE", required: true, help: "the table of tenants, keys, pools and workers" },
+    Variable { name: "PENSTOCK_PAYLOAD_BUCKET", required: true, help: "the bucket of payloads over 240 KiB" },
+    Variable { name: "PENSTOCK_MARKER_SECRET", required: true, help: "any text; blinds the keys of known requests" },
+    Variable { name: "PENSTOCK_AWS_ENDPOINT", required: false, help: "URL of an AWS emulator" },
+    Variable { name: "PENSTOCK_LEASE_MS", required: false, help: "how long a claim holds (45000)" },
+    Variable { name: "PENSTOCK_VISIBILITY_MS", required: false, help: "how long a message stays hidden (60000)" },
+    Variable { name: "PENSTOCK_STREAM_FLUSH_MS", required: false, help: "how often a stream is written down (250)" },
+    Variable { name: "PENSTOCK_CHECKPOINT_MS", required: false, help: "how often other answers are (1500)" },
+    Variable {
+        name: "PENSTOCK_RECORD_CACHE_MS",
+        required: false,
+        help: "how long keys and tenants are cached (60000)",
+    },
+];
+
+/// Why a configuration cannot be used: everything wrong with it at once.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the environment is not complete: {}", problems.join("; "))]
+pub struct ConfigError {
+    /// One line a problem.
+    pub problems: Vec<String>,
+}
+
+impl Config {
+    /// Builds the configuration from a lookup, usually of the environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every missing or malformed variable.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let mut found = BTreeMap::new();
+        for variable in VARIABLES {
+            match lookup(variable.name).filter(|value| !value.is_empty()) {
+                Some(value) => {
+                    found.insert(variable.name, value);
+                }
+                None if variable.required => problems.push(format!("set {} ({})", variable.name, variable.help)),
+                None => {}
+            }
+        }
+        let mut millis = |name: &str, default: Duration| match found.get(name).map(|value| value.parse::<u64>()) {
+            None => default,
+            Some(Ok(ms @ 1..)) => Duration::from_millis(ms),
+            Some(_) => {
+                problems.push(format!("{name} must be a whole number of milliseconds above 0"));
+                default
+            }
+        };
+        let standard = Timing::default();
+        let timing = Timing {
+            lease: millis("PENSTOCK_LEASE_MS", standard.lease),
+            visibility: millis("PENSTOCK_VISIBILITY_MS", standard.visibility),
+            stream_flush: millis("PENSTOCK_STREAM_FLUSH_MS", standard.stream_flush),
+            checkpoint: millis("PENSTOCK_CHECKPOINT_MS", standard.checkpoint),
+            record_cache: millis("PENSTOCK_RECORD_CACHE_MS", standard.record_cache),
+            ..standard
+        };
+        if timing.visibility <= timing.lease {
+            problems.push("PENSTOCK_VISIBILITY_MS must be longer than PENSTOCK_LEASE_MS".to_owned());
+        }
+        if !problems.is_empty() {
+            return Err(ConfigError { problems });
+        }
+        let mut text = |name: &str| found.remove(name).unwrap_or_default();
+        Ok(Self {
+            stage: text("PENSTOCK_STAGE"),
+            adm_table: text("PENSTOCK_ADM_TABLE"),
+            job_table: text("PENSTOCK_JOB_TABLE"),
+            cache_table: text("PENSTOCK_CACHE_TABLE"),
+            ctl_table: text("PENSTOCK_CTL_TABLE"),
+            payload_bucket: text("PENSTOCK_PAYLOAD_BUCKET"),
+            marker_secret: text("PENSTOCK_MARKER_SECRET"),
+            endpoint: found.remove("PENSTOCK_AWS_ENDPOINT"),
+            timing,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete(name: &str) -> Option<String> {
+        VARIABLES.iter().any(|v| v.required && v.name == name).then(|| format!("value of {name}"))
+    }
+
+    #[test]
+    fn a_complete_environment_is_read_with_the_standard_timing() {
+        let config = Config::from_lookup(complete).unwrap();
+        assert_eq!(config.timing, Timing::default());
+        assert_eq!(config.job_table, "value of PENSTOCK_JOB_TABLE");
+    }
+
+    #[test]
+    fn everything_missing_or_malformed_is_said_at_once() {
+        let error = Config::from_lookup(|name| (name == "PENSTOCK_LEASE_MS").then(|| "soon".to_owned())).unwrap_err();
+        assert_eq!(error.problems.len(), VARIABLES.iter().filter(|v| v.required).count() + 1);
+    }
+
+    #[test]
+    fn a_message_must_stay_hidden_longer_than_its_lease() {
+        let lookup = |name: &str| match name {
+            "PENSTOCK_VISIBILITY_MS" => Some("1000".to_owned()),
+            _ => complete(name),
+        };
+        assert!(Config::from_lookup(lookup).unwrap_err().problems[0].contains("longer"));
+    }
+}

@@ -1,0 +1,199 @@
+//! From the queues to the engine: receives no more than can start at once, and keeps slots free for urgent work.
+//!
+//! One loop a class. A loop receives only while the class may start something (`penstock_policy::classes`), and what
+//! it receives beyond a slot that another loop took meanwhile goes back at once, unclaimed.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{Either, join_all, select};
+use penstock_policy::classes::{Class, startable};
+use penstock_policy::id::{PoolId, WorkerId};
+use penstock_policy::retry::full_jitter;
+use tokio::sync::Notify;
+
+use crate::Service;
+use crate::ports::{Delivery, Engine, PortResult, QueueId, WorkerRecord};
+use crate::work;
+
+/// How long one receive waits for a message.
+const RECEIVE_WAIT: Duration = Duration::from_secs(20);
+
+/// The most messages of one receive, a limit of SQS.
+const MOST_RECEIVED: usize = 10;
+
+/// A worker's surroundings: who it is, what it runs, for which pool.
+pub struct Workplace {
+    /// The use cases.
+    pub service: Arc<Service>,
+    /// The engine.
+    pub engine: Arc<dyn Engine>,
+    /// The pool it serves.
+    pub pool: PoolId,
+    /// Its name.
+    pub worker: WorkerId,
+}
+
+/// Feeds one engine from a pool's queues. Cheap to clone.
+#[derive(Clone)]
+pub struct Consumer {
+    place: Arc<Workplace>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    busy: Mutex<[usize; 4]>,
+    changed: Notify,
+    draining: AtomicBool,
+}
+
+impl Consumer {
+    /// Makes a consumer that does nothing yet.
+    #[must_use]
+    pub fn new(place: Workplace) -> Self {
+        let shared = Shared { busy: Mutex::new([0; 4]), changed: Notify::new(), draining: AtomicBool::new(false) };
+        Self { place: Arc::new(place), shared: Arc::new(shared) }
+    }
+
+    /// Runs until [`Consumer::drain`]; returns when the last job it had started has ended or gone back.
+    pub async fn run(&self) {
+        let loops = Class::ALL.into_iter().map(|class| self.serve(class));
+        futures_util::future::join(join_all(loops), self.report()).await;
+        while self.running() > 0 {
+            self.wait_for_change().await;
+        }
+        let removed = self.place.service.ports().control.remove_worker(&self.place.pool, &self.place.worker).await;
+        if let Err(error) = removed {
+            tracing::warn!(%error, "cannot sign off; the worker's record will lapse");
+        }
+    }
+
+    /// Starts nothing more. What runs goes on until it ends or the engine stops.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        self.shared.changed.notify_waiters();
+    }
+
+    /// How many jobs it is running.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner).iter().sum()
+    }
+
+    /// Returns when a job has started or ended, or draining began; may return early.
+    pub async fn wait_for_change(&self) {
+        let clock = &self.place.service.ports().clock;
+        let changed = self.shared.changed.notified();
+        // Bounded, because a change between the caller's look and this wait goes unheard.
+        select(changed.boxed(), clock.sleep_until(clock.now().after(Duration::from_millis(100)))).await;
+    }
+
+    fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::SeqCst)
+    }
+
+    fn slots(&self) -> usize {
+        self.place.engine.info().slots as usize
+    }
+
+    fn startable(&self, class: Class) -> usize {
+        startable(class, self.slots(), *self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn acquire(&self, class: Class) -> bool {
+        let mut busy = self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = startable(class, self.slots(), *busy) > 0;
+        if free {
+            busy[class.index()] += 1;
+        }
+        free
+    }
+
+    fn release(&self, class: Class) {
+        let mut busy = self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        busy[class.index()] = busy[class.index()].saturating_sub(1);
+        drop(busy);
+        self.shared.changed.notify_waiters();
+    }
+
+    async fn serve(&self, class: Class) {
+        let queue = QueueId { pool: self.place.pool.clone(), class };
+        let mut failures = 0;
+        while !self.is_draining() {
+            let startable = self.startable(class);
+            if startable == 0 {
+                self.wait_for_change().await;
+                continue;
+            }
+            let ports = self.place.service.ports();
+            let visibility = self.place.service.timing().visibility;
+            let receive = ports.queue.receive(&queue, startable.min(MOST_RECEIVED), visibility, RECEIVE_WAIT);
+            match select(receive, self.drained().boxed()).await {
+                Either::Left((Ok(deliveries), _)) => {
+                    failures = 0;
+                    for delivery in deliveries {
+                        if let Err(error) = self.start(class, delivery).await {
+                            tracing::warn!(%error, "cannot give a message back; it comes back by itself");
+                        }
+                    }
+                }
+                Either::Left((Err(error), _)) => {
+                    tracing::warn!(%error, class = class.name(), "cannot receive");
+                    let fraction = self.place.service.fraction();
+                    let wait = full_jitter(Duration::from_millis(200), Duration::from_secs(10), failures, fraction);
+                    failures += 1;
+                    ports.clock.sleep_until(ports.clock.now().after(wait)).await;
+                }
+                Either::Right(_) => {}
+            }
+        }
+    }
+
+    async fn drained(&self) {
+        while !self.is_draining() {
+            let changed = self.shared.changed.notified();
+            if self.is_draining() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    async fn start(&self, class: Class, delivery: Delivery) -> PortResult<()> {
+        if self.is_draining() || !self.acquire(class) {
+            return self.place.service.ports().queue.hide(&delivery.receipt, Duration::ZERO).await;
+        }
+        let (consumer, place) = (self.clone(), Arc::clone(&self.place));
+        let task = async move {
+            work::handle(place, delivery).await;
+            consumer.release(class);
+        };
+        self.place.service.ports().spawner.spawn(task.boxed());
+        Ok(())
+    }
+
+    /// Reports the worker's capacity as long as it takes work.
+    async fn report(&self) {
+        let ports = self.place.service.ports();
+        let info = self.place.engine.info();
+        while !self.is_draining() {
+            let now = ports.clock.now();
+            let record = WorkerRecord {
+                id: self.place.worker.clone(),
+                pool: self.place.pool.clone(),
+                digest: info.digest.clone(),
+                slots: info.slots,
+                tokens_per_second: info.tokens_per_second,
+                seen: now,
+                draining: false,
+            };
+            if let Err(error) = ports.control.put_worker(&record).await {
+                tracing::warn!(%error, "cannot report");
+            }
+            let again = now.after(self.place.service.timing().worker_report);
+            select(ports.clock.sleep_until(again), self.drained().boxed()).await;
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The errors a client can meet, and how each is answered.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use penstock_policy::admission::ComeBack;
+use penstock_wire::error::{BadRequest, ErrorBody};
+
+use crate::ports::{ErrorVerdict, PortError};
+
+/// What a client is told instead of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The body.
+    pub body: ErrorBody,
+    /// When to come back; sent as `retry-after-ms` and `retry-after`.
+    pub retry_after: Option<Duration>,
+    /// Overrides what the stock clients make of the status.
+    pub should_retry: Option<bool>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &str, code: &str, param: Option<&str>, message: impl Into<String>) -> Self {
+        let body = ErrorBody::new(kind, code, param, message);
+        Self { status, body, retry_after: None, should_retry: None }
+    }
+
+    /// 400 about a value.
+    pub(crate) fn invalid(param: &str, code: &str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, Some(param), message)
+    }
+
+    /// 401.
+    pub(crate) fn unauthorized(message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key", None, message)
+    }
+
+    /// 404 about a model.
+    pub(crate) fn no_such_model(model: &str, known: &[&str]) -> Self {
+        let message = format!("the model '{model}' does not exist; offered: {}", known.join(", "));
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", Some("model"), message)
+    }
+
+    /// 404 about a job.
+    pub(crate) fn no_such_job() -> Self {
+        let message = "there is no such job; ids are in the 'x-penstock-job-id' header of each answer";
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "job_not_found", None, message)
+    }
+
+    /// 404 about a path.
+    pub(crate) fn no_such_route(method: &http::Method, path: &str) -> Self {
+        let message = format!("there is no {method} {path}; see the list of routes in the README");
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "unknown_url", None, message)
+    }
+
+    /// 405.
+    pub(crate) fn wrong_method(method: &http::Method, path: &str) -> Self {
+        let message = format!("{path} does not take {method}");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", None, message)
+    }
+
+    /// 413.
+    pub(crate) fn too_large(limit: usize) -> Self {
+        let message = format!("the body is larger than {limit} bytes: shorten the conversation");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large", None, message)
+    }
+
+    /// 409 about an idempotency key.
+    pub(crate) fn key_reused() -> Self {
+        let message = "this Idempotency-Key was used with another request; use a new key for a new request";
+        let error = Self::new(
+            StatusCode::CONFLICT,
+            "invalid_request_error",
+            "idempotency_key_reuse",
+            Some("Idempotency-Key"),
+            message,
+        );
+        Self { should_retry: Some(false), ..error }
+    }
+
+    /// 429 about a tenant's limit.
+    pub(crate) fn rate_limited(what: &str, limit: u64, asked: u64, come_back: ComeBack) -> Self {
+        let wait = match come_back {
+            ComeBack::After(wait) | ComeBack::Later(wait) => format!("come back in {}", seconds(wait)),
+            ComeBack::Never => format!("no wait helps: this request needs {asked}, more than the limit allows at once"),
+        };
+        let message = format!("the limit of {limit} {what} a minute is reached; {wait}");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded", None, message)
+            .told(come_back)
+    }
+
+    /// 503 about a full pool.
+    pub(crate) fn overloaded(come_back: ComeBack) -> Self {
+        let wait = match come_back {
+            ComeBack::After(wait) | ComeBack::Later(wait) => format!("come back in {}", seconds(wait)),
+            ComeBack::Never => "it is too large for the present capacity".to_owned(),
+        };
+        let message = format!("the queue is as long as this class accepts; {wait}");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable_error", "server_is_overloaded", None, message)
+            .told(come_back)
+    }
+
+    /// 503 about a store that does not answer.
+    pub(crate) fn store_unavailable() -> Self {
+        let message = "a part of the service does not answer; nothing was accepted, come back shortly";
+        let error =
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable_error", "store_unavailable", None, message);
+        Self { retry_after: Some(Duration::from_secs(2)), ..error }
+    }
+
+    /// 500 about a fault of ours.
+    pub(crate) fn internal() -> Self {
+        let message = "a fault on our side; it is in the log under this request's id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error", None, message)
+    }
+
+    /// A job that ended without an answer.
+    pub(crate) fn of_verdict(verdict: &ErrorVerdict) -> Self {
+        let status = StatusCode::from_u16(verdict.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let kind = if status.is_client_error() { "invalid_request_error" } else { "server_error" };
+        Self::new(status, kind, &verdict.code, verdict.param.as_deref(), verdict.message.clone())
+    }
+
+    /// A job that was cancelled while its answer was waited for.
+    pub(crate) fn cancelled() -> Self {
+        let message = "the job was cancelled";
+        let error = Self::new(StatusCode::CONFLICT, "invalid_request_error", "job_cancelled", None, message);
+        Self { should_retry: Some(false), ..error }
+    }
+
+    /// A job that could not be run in time.
+    pub(crate) fn expired() -> Self {
+        let message = "the job could not be run in time";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "timeout", None, message)
+    }
+
+    fn told(self, come_back: ComeBack) -> Self {
+        match come_back {
+            ComeBack::After(wait) => Self { retry_after: Some(wait), ..self },
+            ComeBack::Later(_) | ComeBack::Never => Self { should_retry: Some(false), ..self },
+        }
+    }
+}
+
+impl From<BadRequest> for ApiError {
+    fn from(refusal: BadRequest) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, body: refusal.body(), retry_after: None, should_retry: None }
+    }
+}
+
+impl From<PortError> for ApiError {
+    /// The one place where a store's failure becomes an answer; it is logged here and nowhere else.
+    fn from(error: PortError) -> Self {
+        if error.is_passing() {
+            tracing::warn!(%error, "store unavailable");
+            Self::store_unavailable()
+        } else {
+            tracing::error!(%error, "store refuses");
+            Self::internal()
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, self.body.to_json()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(wait) = self.retry_after {
+            // Whole seconds rounded up for clients that know no better; the exact wait beside it.
+            let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+            headers.insert("retry-after-ms", HeaderValue::from(ms));
+        }
+        if let Some(should) = self.should_retry {
+            headers.insert("x-should-retry", HeaderValue::from_static(if should { "true" } else { "false" }));
+        }
+        response
+    }
+}
+
+fn seconds(wait: Duration) -> String {
+    format!("{:.1} s", wait.as_secs_f64())
+}

@@ -1,0 +1,78 @@
+//! A request looked at as the job it became: fetching its answer later, cancelling it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use penstock_policy::id::JobId;
+use penstock_policy::job::{Denied, State, Step};
+use penstock_wire::chat::Usage;
+use penstock_wire::job::Job;
+
+use crate::Service;
+use crate::error::ApiError;
+use crate::http::completion;
+use crate::ports::{JobRecord, Stepped, Tenant};
+use crate::relay::Relay;
+
+impl Service {
+    /// A tenant's job.
+    ///
+    /// # Errors
+    /// 404 if there is none of this id, or it is another tenant's; the two look alike.
+    pub(crate) async fn job(self: &Arc<Self>, tenant: &Tenant, id: JobId) -> Result<Job, ApiError> {
+        let record = self.own(tenant, id).await?;
+        let spec = record.spec.as_ref().ok_or_else(ApiError::no_such_job)?;
+        let usage = match &record.outcome {
+            Some(Ok(answer)) => Some(Usage::new(answer.prompt_tokens, answer.completion_tokens)),
+            Some(Err(_)) | None => None,
+        };
+        let mut job = Job {
+            id: id.to_string(),
+            object: "job".to_owned(),
+            status: record.head.state.status().to_owned(),
+            model: spec.model.clone(),
+            created_at: spec.created.as_secs(),
+            started_at: record.started.map(|moment| moment.as_secs()),
+            finished_at: record.finished.map(|moment| moment.as_secs()),
+            result: None,
+            error: None,
+            usage,
+        };
+        if record.head.state.is_terminal() {
+            let until = self.ports.clock.now().after(Duration::from_secs(5));
+            match Relay::new(Arc::clone(self), id).whole(until).await {
+                Some(Ok((text, answer))) => {
+                    job.result = Some(completion(id, spec.created, &spec.model, spec.class, text, &answer));
+                }
+                Some(Err(error)) if record.head.state == State::Failed => job.error = Some(error.body.error),
+                Some(Err(_)) => {}
+                None => return Err(ApiError::store_unavailable()),
+            }
+        }
+        Ok(job)
+    }
+
+    /// Cancels a tenant's job, whoever else of the tenant waits for it, and shows it. A job that has ended stays as it
+    /// is.
+    ///
+    /// # Errors
+    /// As [`Service::job`].
+    pub(crate) async fn cancel(self: &Arc<Self>, tenant: &Tenant, id: JobId) -> Result<Job, ApiError> {
+        self.own(tenant, id).await?;
+        let cancel = Stepped::from(Step::Cancel { regardless_of_interest: true });
+        let now = self.ports.clock.now();
+        match self.ports.jobs.step(id, &cancel, self.nonce(), now).await? {
+            Ok(_) => self.settle(id).await?,
+            Err(Denied::Ended(_)) => {}
+            Err(denied) => tracing::error!(%id, ?denied, "a cancel was denied"),
+        }
+        self.job(tenant, id).await
+    }
+
+    async fn own(&self, tenant: &Tenant, id: JobId) -> Result<JobRecord, ApiError> {
+        let record = self.ports.jobs.record(id).await?;
+        record
+            .filter(|record| record.spec.as_ref().is_some_and(|spec| spec.tenant == tenant.id))
+            .ok_or_else(ApiError::no_such_job)
+    }
+}

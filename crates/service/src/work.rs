@@ -1,0 +1,365 @@
+//! What a worker does with one message: claim, continue what others began, run, write down, end, settle.
+//!
+//! Nothing a worker computes counts unless its claim still holds when it is written: chunks carry the epoch, the end
+//! is conditional on it. A claim is prolonged only while the engine makes progress on this very job, so that a hung
+//! engine loses it and another worker goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{Either, select};
+use penstock_policy::id::Epoch;
+use penstock_policy::job::{Denied, End, Position, Step};
+use penstock_policy::retry::full_jitter;
+use penstock_policy::time::Timestamp;
+
+use crate::consume::Workplace;
+use crate::ports::{
+    Answer, Chunk, Claim, Claimed, Delivery, EngineFault, ErrorVerdict, Generation, JobRecord, JobSpec, Message,
+    Outcome, Payload, PortResult, Receipt, Sequence, Stepped, TokenEvent, TokenStream,
+};
+
+/// A job whose claims have failed this often is taken for the cause.
+const MOST_FAILED_ATTEMPTS: u32 = 3;
+
+/// How long a message that another worker's live claim covers is hidden beyond that claim.
+const BEYOND_LEASE: Duration = Duration::from_secs(1);
+
+/// How long a message whose words only another model's worker may continue is hidden.
+const OTHER_DIGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// How often a write to a store that does not answer is tried, and the first wait between two tries.
+const MOST_TRIES: u32 = 6;
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+
+/// One job in the hands of one worker.
+pub(crate) struct Work {
+    place: Arc<Workplace>,
+    spec: JobSpec,
+    receipt: Receipt,
+    epoch: Epoch,
+    next_seq: u32,
+    last: Option<Position>,
+    pending_ids: Vec<u32>,
+    pending_text: String,
+}
+
+/// How the run of a sequence ended.
+enum Run {
+    /// With an answer or an error that is the job's end.
+    Ended(Outcome),
+    /// The job goes back to the queue: the engine stops, or failed.
+    GiveBack { blameless: bool },
+    /// The claim is lost, or nobody wants the answer: nothing more to write.
+    Abandon { ack: bool },
+}
+
+/// Handles one delivery to its end. Errors are logged here: whatever goes wrong, the message comes back.
+pub(crate) async fn handle(place: Arc<Workplace>, delivery: Delivery) {
+    let receipt = delivery.receipt.clone();
+    let message = match delivery.message {
+        Ok(message) => message,
+        Err(cause) => {
+            tracing::error!(%cause, receives = delivery.receives, "unreadable message; it goes to the dead-letter queue");
+            return;
+        }
+    };
+    let job = message.spec.id;
+    if let Err(error) = work_on(place, message, receipt).await {
+        tracing::warn!(%job, %error, "job set aside; its message comes back");
+    }
+}
+
+async fn work_on(place: Arc<Workplace>, message: Message, receipt: Receipt) -> PortResult<()> {
+    let Message { spec, payload } = message;
+    let service = &place.service;
+    let ports = service.ports();
+    let now = ports.clock.now();
+    if spec.due <= now {
+        return expire(&place, &spec, &receipt, now).await;
+    }
+    let claim = Claim {
+        spec: spec.clone(),
+        owner: place.worker.clone(),
+        digest: place.engine.info().digest.clone(),
+        lease_until: now.after(service.timing().lease),
+    };
+    match ports.jobs.claim(&claim, service.nonce(), now).await? {
+        Claimed::No { denied, .. } => refused(&place, &spec, &receipt, denied, now).await,
+        Claimed::OtherDigest(_) => ports.queue.hide(&receipt, OTHER_DIGEST_PAUSE).await,
+        Claimed::Yes(record) => {
+            let epoch = record.head.epoch;
+            let mut work = Work {
+                place: Arc::clone(&place),
+                spec,
+                receipt,
+                epoch,
+                next_seq: 0,
+                last: None,
+                pending_ids: Vec::new(),
+                pending_text: String::new(),
+            };
+            work.claimed(&record, payload).await
+        }
+    }
+}
+
+/// A claim that was not granted: the job has ended (its message is done), or another holds it (look again later).
+async fn refused(
+    place: &Workplace,
+    spec: &JobSpec,
+    receipt: &Receipt,
+    denied: Denied,
+    now: Timestamp,
+) -> PortResult<()> {
+    let ports = place.service.ports();
+    match denied {
+        Denied::Ended(_) => {
+            place.service.settle(spec.id).await?;
+            ports.queue.ack(receipt).await
+        }
+        Denied::Leased(until) => ports.queue.hide(receipt, until.since(now) + BEYOND_LEASE).await,
+        // The table denies a claim for no other reason; should it, the message comes back by itself.
+        Denied::Absent
+        | Denied::Present
+        | Denied::Fenced
+        | Denied::Wanted
+        | Denied::Unwanted
+        | Denied::NotEnded
+        | Denied::Settled => Ok(()),
+    }
+}
+
+async fn expire(place: &Workplace, spec: &JobSpec, receipt: &Receipt, now: Timestamp) -> PortResult<()> {
+    let ports = place.service.ports();
+    match ports.jobs.step(spec.id, &Stepped::from(Step::Expire), place.service.nonce(), now).await? {
+        Ok(_) => {
+            tracing::info!(job = %spec.id, "job expired before it could run");
+            place.service.settle(spec.id).await?;
+            ports.queue.ack(receipt).await
+        }
+        Err(denied) => refused(place, spec, receipt, denied, now).await,
+    }
+}
+
+impl Work {
+    async fn claimed(&mut self, record: &JobRecord, payload: Payload) -> PortResult<()> {
+        if record.head.failed_attempts() >= MOST_FAILED_ATTEMPTS {
+            let message = format!("the job was given up after {MOST_FAILED_ATTEMPTS} failed attempts");
+            return self.finish(Err(fault("poison", &message))).await;
+        }
+        let generation = match self.generation(payload).await? {
+            Ok(generation) => generation,
+            Err(verdict) => return self.finish(Err(verdict)).await,
+        };
+        let (resume_ids, resume_bytes) = self.open().await?;
+        let sequence =
+            Sequence { job: self.spec.id, tenant: self.spec.tenant.clone(), generation, resume_ids, resume_bytes };
+        let events = self.place.engine.start(sequence).await;
+        match self.run(events).await? {
+            Run::Ended(outcome) => self.finish(outcome).await,
+            Run::GiveBack { blameless } => self.give_back(blameless).await,
+            Run::Abandon { ack: true } => {
+                self.place.service.settle(self.spec.id).await?;
+                self.place.service.ports().queue.ack(&self.receipt).await
+            }
+            Run::Abandon { ack: false } => Ok(()),
+        }
+    }
+
+    async fn generation(&self, payload: Payload) -> PortResult<Result<Generation, ErrorVerdict>> {
+        let text = match payload {
+            Payload::Inline(text) => text.into_bytes(),
+            Payload::Blob(key) => match self.place.service.ports().blobs.get(&key).await? {
+                Some(bytes) => bytes.to_vec(),
+                None => return Ok(Err(fault("payload_missing", "the request's stored text is gone; send it again"))),
+            },
+        };
+        Ok(match serde_json::from_slice::<Generation>(&text) {
+            Ok(generation) if generation.v == 1 => Ok(generation),
+            Ok(_) | Err(_) => {
+                Err(fault("payload_unreadable", "the request's stored form cannot be read; send it again"))
+            }
+        })
+    }
+
+    /// Finds what earlier workers have said and, from the second epoch on, declares what this one continues from.
+    async fn open(&mut self) -> PortResult<(Vec<u32>, usize)> {
+        if self.epoch <= Epoch(1) {
+            return Ok((Vec::new(), 0));
+        }
+        let chunks = self.place.service.ports().jobs.chunks(self.spec.id, None).await?;
+        let said = penstock_policy::resume::continuation(&chunks, self.epoch);
+        let parent = said.last().map(|chunk| chunk.position);
+        let ids = said.iter().flat_map(|chunk| chunk.ids.iter().copied()).collect();
+        let bytes = said.iter().map(|chunk| chunk.text.len()).sum();
+        self.write_chunk(parent, Vec::new(), String::new()).await?;
+        Ok((ids, bytes))
+    }
+
+    /// Follows the engine, writing down and renewing as time passes.
+    async fn run(&mut self, mut events: TokenStream) -> PortResult<Run> {
+        let timing = *self.place.service.timing();
+        let clock = Arc::clone(&self.place.service.ports().clock);
+        let flush_every = if self.spec.streamed { timing.stream_flush } else { timing.checkpoint };
+        let heartbeat = timing.lease / 3;
+        let mut beat_at = clock.now().after(heartbeat);
+        let mut flush_at: Option<Timestamp> = None;
+        let mut advanced = true;
+        let mut prompt_tokens = 0;
+        loop {
+            let wake = flush_at.map_or(beat_at, |flush| flush.min(beat_at));
+            let event = match select(events.recv().boxed(), clock.sleep_until(wake)).await {
+                Either::Left((event, _)) => Some(event),
+                Either::Right(_) => None,
+            };
+            let now = clock.now();
+            match event {
+                // A stream that ends without a verdict is an engine that died.
+                Some(None) => return Ok(Run::GiveBack { blameless: false }),
+                Some(Some(TokenEvent::Started { prompt_tokens: tokens })) => {
+                    advanced = true;
+                    prompt_tokens = tokens;
+                }
+                Some(Some(TokenEvent::Tokens { ids, text })) => {
+                    advanced = true;
+                    self.pending_ids.extend(ids);
+                    self.pending_text.push_str(&text);
+                    flush_at.get_or_insert_with(|| self.first_flush(now, flush_every));
+                }
+                Some(Some(TokenEvent::Finished { reason, completion_tokens })) => {
+                    self.flush().await?;
+                    return Ok(Run::Ended(Ok(Answer { reason, prompt_tokens, completion_tokens })));
+                }
+                Some(Some(TokenEvent::Failed(EngineFault::BadRequest { code, param, message }))) => {
+                    return Ok(Run::Ended(Err(ErrorVerdict { status: 400, code, param, message })));
+                }
+                Some(Some(TokenEvent::Failed(EngineFault::Fault(cause)))) => {
+                    tracing::error!(job = %self.spec.id, %cause, "the engine failed on a job");
+                    return Ok(Run::GiveBack { blameless: false });
+                }
+                Some(Some(TokenEvent::Failed(EngineFault::Stopping))) => {
+                    self.flush().await?;
+                    return Ok(Run::GiveBack { blameless: true });
+                }
+                None => {}
+            }
+            if flush_at.is_some_and(|flush| flush <= now) {
+                self.flush().await?;
+                flush_at = None;
+            }
+            if beat_at <= now {
+                if advanced && let Some(end) = self.renew(now).await? {
+                    return Ok(end);
+                }
+                advanced = false;
+                beat_at = now.after(heartbeat);
+            }
+        }
+    }
+
+    /// The first words of a streamed answer are shown at once; later ones are gathered.
+    fn first_flush(&self, now: Timestamp, every: Duration) -> Timestamp {
+        if self.spec.streamed && self.last.is_none() { now } else { now.after(every) }
+    }
+
+    /// Prolongs the claim, then the message's hiding; says how to end if the claim is lost.
+    async fn renew(&self, now: Timestamp) -> PortResult<Option<Run>> {
+        let service = &self.place.service;
+        let step = Step::Renew { epoch: self.epoch, lease_until: now.after(service.timing().lease) };
+        match service.ports().jobs.step(self.spec.id, &Stepped::from(step), service.nonce(), now).await {
+            Ok(Ok(_)) => {
+                service.ports().queue.hide(&self.receipt, service.timing().visibility).await?;
+                Ok(None)
+            }
+            Ok(Err(Denied::Ended(_))) => Ok(Some(Run::Abandon { ack: true })),
+            Ok(Err(_)) => Ok(Some(Run::Abandon { ack: false })),
+            // The next beat tries again; if the lease lapses meanwhile, the end will be refused.
+            Err(error) if error.is_passing() => {
+                tracing::warn!(job = %self.spec.id, %error, "cannot renew a claim");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn flush(&mut self) -> PortResult<()> {
+        if self.pending_ids.is_empty() && self.pending_text.is_empty() {
+            return Ok(());
+        }
+        let ids = std::mem::take(&mut self.pending_ids);
+        let text = std::mem::take(&mut self.pending_text);
+        self.write_chunk(None, ids, text).await
+    }
+
+    async fn write_chunk(&mut self, parent: Option<Position>, ids: Vec<u32>, text: String) -> PortResult<()> {
+        let position = Position { epoch: self.epoch, seq: self.next_seq };
+        let chunk = Chunk { position, parent, ids, text };
+        let (place, job) = (Arc::clone(&self.place), self.spec.id);
+        persist(&self.place, || place.service.ports().jobs.put_chunk(job, &chunk).boxed()).await?;
+        self.next_seq = self.next_seq.saturating_add(1);
+        self.last = Some(position);
+        Ok(())
+    }
+
+    /// Writes the job's end, draws its consequences, and is done with the message.
+    async fn finish(&mut self, outcome: Outcome) -> PortResult<()> {
+        let place = Arc::clone(&self.place);
+        let ports = place.service.ports();
+        let end = if outcome.is_ok() { End::Succeeded } else { End::Failed };
+        let step = Stepped { step: Step::Finish { epoch: self.epoch, end, last: self.last }, outcome: Some(outcome) };
+        let (job, nonce) = (self.spec.id, place.service.nonce());
+        let written = persist(&place, || ports.jobs.step(job, &step, nonce, ports.clock.now()).boxed()).await?;
+        match written {
+            Ok(_) | Err(Denied::Ended(_)) => {
+                place.service.settle(job).await?;
+                ports.queue.ack(&self.receipt).await
+            }
+            // Another worker has the job now, and its message will be that worker's to acknowledge.
+            Err(denied) => {
+                tracing::info!(%job, ?denied, "finished a job that another worker has taken over");
+                Ok(())
+            }
+        }
+    }
+
+    async fn give_back(&mut self, blameless: bool) -> PortResult<()> {
+        let place = Arc::clone(&self.place);
+        let ports = place.service.ports();
+        let now = ports.clock.now();
+        let step = Stepped::from(Step::Release { epoch: self.epoch, blameless });
+        if ports.jobs.step(self.spec.id, &step, place.service.nonce(), now).await?.is_ok() {
+            let pause = if blameless {
+                Duration::ZERO
+            } else {
+                full_jitter(Duration::from_secs(1), Duration::from_secs(30), self.epoch.0, place.service.fraction())
+            };
+            ports.queue.hide(&self.receipt, pause).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Tries a write that may be repeated until the store answers, a bounded number of times.
+async fn persist<'f, T>(
+    place: &Workplace,
+    mut write: impl FnMut() -> futures_util::future::BoxFuture<'f, PortResult<T>>,
+) -> PortResult<T> {
+    let clock = &place.service.ports().clock;
+    let mut attempt = 0;
+    loop {
+        match write().await {
+            Err(error) if error.is_passing() && attempt + 1 < MOST_TRIES => {
+                let wait = full_jitter(FIRST_WAIT, Duration::from_secs(2), attempt, place.service.fraction());
+                clock.sleep_until(clock.now().after(wait)).await;
+                attempt += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn fault(code: &str, message: &str) -> ErrorVerdict {
+    ErrorVerdict { status: 500, code: code.to_owned(), param: None, message: message.to_owned() }
+}

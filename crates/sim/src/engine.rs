@@ -1,0 +1,78 @@
+//! An engine that answers from a script, one token a tick, and can be resumed like the real one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use penstock_service::ports::{Clock, Engine, EngineInfo, FinishReason, Sequence, Spawner, TokenEvent, TokenStream};
+use tokio::sync::mpsc;
+
+/// The answer the script has for a prompt: its characters in reverse, a token each.
+#[must_use]
+pub fn answer_to(prompt: &str) -> String {
+    prompt.chars().rev().collect()
+}
+
+/// Answers by [`answer_to`].
+pub struct ScriptedEngine {
+    info: EngineInfo,
+    clock: Arc<dyn Clock>,
+    spawner: Arc<dyn Spawner>,
+    tick: Duration,
+}
+
+impl ScriptedEngine {
+    /// An engine with `slots` slots that makes one token of each sequence a `tick`.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, spawner: Arc<dyn Spawner>, slots: u32, tick: Duration) -> Self {
+        let info = EngineInfo {
+            model: "scripted".to_owned(),
+            digest: "scripted-1".to_owned(),
+            context_length: 4096,
+            slots,
+            tokens_per_second: f64::from(slots) / tick.as_secs_f64(),
+            tokens_per_byte: 1.0,
+        };
+        Self { info, clock, spawner, tick }
+    }
+}
+
+#[async_trait]
+impl Engine for ScriptedEngine {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    async fn start(&self, sequence: Sequence) -> TokenStream {
+        let (events, stream) = mpsc::channel(64);
+        let (clock, tick) = (Arc::clone(&self.clock), self.tick);
+        self.spawner.spawn(Box::pin(async move {
+            let prompt = sequence.generation.messages.last().map(|message| message.content.clone()).unwrap_or_default();
+            let answer: Vec<char> = answer_to(&prompt).chars().collect();
+            let length = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+            let started = TokenEvent::Started { prompt_tokens: length(prompt.chars().count()) };
+            if events.send(started).await.is_err() {
+                return;
+            }
+            // Shown bytes are a prefix of what the resumed ids say; the rest of them is said again.
+            let resumed = sequence.resume_ids.len();
+            let said: String = sequence.resume_ids.iter().filter_map(|id| char::from_u32(*id)).collect();
+            let unshown = said.get(sequence.resume_bytes..).unwrap_or_default().to_owned();
+            if !unshown.is_empty() && events.send(TokenEvent::Tokens { ids: Vec::new(), text: unshown }).await.is_err()
+            {
+                return;
+            }
+            for token in answer.iter().skip(resumed) {
+                clock.sleep_until(clock.now().after(tick)).await;
+                let event = TokenEvent::Tokens { ids: vec![u32::from(*token)], text: token.to_string() };
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+            let finished = TokenEvent::Finished { reason: FinishReason::Stop, completion_tokens: length(answer.len()) };
+            // The consumer may have gone.
+            let _ = events.send(finished).await;
+        }));
+        stream
+    }
+}

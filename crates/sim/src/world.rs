@@ -1,0 +1,118 @@
+//! A whole deployment in virtual time: a store, a front door, workers that come and go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use penstock_policy::classes::Class;
+use penstock_policy::gcra::Limit;
+use penstock_policy::id::{PoolId, TenantId, WorkerId};
+use penstock_service::config::Timing;
+use penstock_service::ports::{Clock, Control, Pool, Tenant, TenantLimits};
+use penstock_service::{ApiKey, Consumer, Ports, Service, Workplace};
+use penstock_sqlite::{DiskBlobs, Sqlite};
+
+use crate::engine::ScriptedEngine;
+use crate::kernel::{Group, Kernel};
+
+/// The group of the front door; workers count up from 1.
+const FRONT: Group = Group(0);
+
+/// A deployment.
+pub struct World {
+    /// The kernel everything runs on.
+    pub kernel: Kernel,
+    /// The front door.
+    pub service: Arc<Service>,
+    /// A key of the only tenant.
+    pub key: String,
+    sqlite: Sqlite,
+    timing: Timing,
+    next_worker: u32,
+}
+
+impl World {
+    /// A deployment with one tenant, one pool of the scripted model and no worker.
+    ///
+    /// # Errors
+    /// If the store cannot be made or written.
+    pub fn new(seed: u64, timing: Timing, limits: TenantLimits) -> Result<Self, Box<dyn std::error::Error>> {
+        let kernel = Kernel::new(seed);
+        let sqlite = Sqlite::in_memory(Arc::new(kernel.clone()))?;
+        let service = Arc::new(Service::new(ports(&kernel, &sqlite, FRONT), timing, b"sim"));
+        let key = ApiKey::generate(|| penstock_service::ports::Entropy::draw(&kernel));
+        let tenant = Tenant { id: TenantId::new("tenant")?, ceiling: Class::P0, limits };
+        let pool = Pool {
+            id: pool_id()?,
+            model: "scripted".to_owned(),
+            context_length: 4096,
+            tokens_per_byte: 1.0,
+            usual_output_tokens: 32,
+            created: kernel.now(),
+        };
+        futures_util::FutureExt::now_or_never(async {
+            sqlite.put_key(&key.record(tenant.id.clone())).await?;
+            sqlite.put_tenant(&tenant).await?;
+            sqlite.put_pool(&pool).await
+        })
+        .ok_or("the store in memory answers at once")??;
+        Ok(Self { kernel, service, key: key.expose(), sqlite, timing, next_worker: 1 })
+    }
+
+    /// Limits too wide to be met.
+    ///
+    /// # Errors
+    /// Never in fact; the limits are well-formed.
+    pub fn wide_limits() -> Result<TenantLimits, penstock_policy::gcra::InvalidLimit> {
+        let wide = Limit::new(1_000_000_000, Duration::from_secs(1), 1_000_000_000)?;
+        Ok(TenantLimits { requests: wide, tokens: wide })
+    }
+
+    /// Starts a worker process; its group is what [`Kernel::kill`] takes.
+    ///
+    /// # Errors
+    /// Never in fact; the names are well-formed.
+    pub fn start_worker(
+        &mut self,
+        slots: u32,
+        tick: Duration,
+    ) -> Result<(Group, Consumer), Box<dyn std::error::Error>> {
+        let group = Group(self.next_worker);
+        self.next_worker += 1;
+        let ports = ports(&self.kernel, &self.sqlite, group);
+        let spawner = Arc::clone(&ports.spawner);
+        let engine = ScriptedEngine::new(Arc::new(self.kernel.clone()), Arc::clone(&spawner), slots, tick);
+        let consumer = Consumer::new(Workplace {
+            service: Arc::new(Service::new(ports, self.timing, b"sim")),
+            engine: Arc::new(engine),
+            pool: pool_id()?,
+            worker: WorkerId::new(&format!("worker-{}", group.0))?,
+        });
+        let running = consumer.clone();
+        spawner.spawn(Box::pin(async move { running.run().await }));
+        Ok((group, consumer))
+    }
+
+    /// Runs `task` as a client of the front door.
+    pub fn client(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.kernel.spawner(FRONT).spawn(Box::pin(task));
+    }
+}
+
+fn pool_id() -> Result<PoolId, penstock_policy::id::InvalidId> {
+    PoolId::new("default")
+}
+
+fn ports(kernel: &Kernel, sqlite: &Sqlite, group: Group) -> Ports {
+    let shared = Arc::new(sqlite.clone());
+    Ports {
+        jobs: shared.clone(),
+        queue: shared.clone(),
+        limits: shared.clone(),
+        markers: shared.clone(),
+        control: shared,
+        blobs: Arc::new(DiskBlobs::new(&std::env::temp_dir().join("penstock-sim-blobs"))),
+        clock: Arc::new(kernel.clone()),
+        spawner: kernel.spawner(group),
+        entropy: Arc::new(kernel.clone()),
+    }
+}
