@@ -1,1 +1,43 @@
-fn main(){}
+//! The `penstock` command.
+
+mod ask;
+mod command;
+mod embedded;
+mod error;
+mod instructions;
+mod model;
+mod onnx_runtime;
+mod paths;
+mod ready;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use command::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PENSTOCK_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("penstock: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = match cli.command {
+        Command::Up(args) => runtime.block_on(up::run(args)),
+        Command::Ask(args) => runtime.block_on(ask::run(args)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("penstock: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

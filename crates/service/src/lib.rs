@@ -20,6 +20,8 @@ pub mod message;
 pub mod ports;
 mod relay;
 mod settle;
+#[cfg(feature = "system")]
+pub mod system;
 mod work;
 
 use std::sync::Arc;

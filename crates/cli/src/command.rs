@@ -1,0 +1,103 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// An inference service that queues instead of refusing: OpenAI-style HTTP in front, durable queues in the middle,
+/// continuous batching on ONNX Runtime behind.
+#[derive(Debug, Parser)]
+#[command(name = "penstock", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start everything on this machine: HTTP server, queues on SQLite, workers on ONNX Runtime.
+    ///
+    /// The first start fetches ONNX Runtime with pip (once, checksummed, into the user's cache) and unpacks the small
+    /// model that comes with the program. Stop it with Ctrl-C: running answers are finished, waiting ones stay queued
+    /// and are answered after the next start.
+    Up(Up),
+    /// Ask one question and print the answer.
+    ///
+    /// Uses the server that `penstock up` has running; without one, starts everything in this process for the length
+    /// of the question.
+    #[command(after_help = "Example: penstock ask \"R:38291=\"   (the built-in model reverses digits: 19283)")]
+    Ask(Ask),
+}
+
+/// Where the engine's parts are.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EngineArgs {
+    /// A model folder in onnxruntime-genai format; may be given several times. Default: the small built-in model.
+    #[arg(long = "model", value_name = "DIR")]
+    pub(crate) models: Vec<PathBuf>,
+    /// The ONNX Runtime shared library to use (1.24 or newer). Default: an installed one, else one fetched with pip.
+    #[arg(long, value_name = "PATH", env = "PENSTOCK_ORT")]
+    pub(crate) ort: Option<PathBuf>,
+    /// Sequences that one worker runs together.
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) slots: u32,
+    /// Threads that one worker computes with. Default: the machine's cores shared between the workers.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) threads: Option<u32>,
+}
+
+/// `penstock up`.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Workers for each model; 0 starts the front door alone.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub(crate) workers: u32,
+    /// The port on 127.0.0.1; 0 takes a free one.
+    #[arg(long, default_value_t = 8700, value_name = "N")]
+    pub(crate) port: u16,
+    /// The data folder: queues, jobs, keys. Default: the user's data folder.
+    #[arg(long, value_name = "DIR", conflicts_with = "ephemeral")]
+    pub(crate) data: Option<PathBuf>,
+    /// Keep everything in memory; nothing is left after the stop.
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
+    /// Make each commit survive a power cut too (slower); without it commits survive the death of the process.
+    #[arg(long, conflicts_with = "ephemeral")]
+    pub(crate) fsync: bool,
+    /// Write {"url", "api_key", "models", "pid"} to this file (mode 0600) once requests can be served.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+}
+
+/// `penstock ask`.
+#[derive(Debug, Args)]
+pub(crate) struct Ask {
+    /// The question.
+    pub(crate) prompt: String,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// The model to ask; default: the server's first.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// The data folder of the server to ask.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// The server to ask, such as http://127.0.0.1:8700; needs --api-key.
+    #[arg(long, value_name = "URL", requires = "api_key")]
+    pub(crate) url: Option<String>,
+    /// The key for --url.
+    #[arg(long, value_name = "KEY", env = "PENSTOCK_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+    /// The most tokens of the answer.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: Option<u32>,
+    /// 0 takes the likeliest token always.
+    #[arg(long, default_value_t = 0.0, value_name = "X")]
+    pub(crate) temperature: f32,
+    /// Print the whole answer as JSON instead of its text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

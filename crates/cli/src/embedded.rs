@@ -1,0 +1,258 @@
+//! The whole system in one process: the same router, use cases and worker as on AWS, on SQLite and one machine.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use penstock_gpu_worker::engine::{EngineConfig, OnnxEngine};
+use penstock_policy::classes::Class;
+use penstock_policy::gcra::Limit;
+use penstock_policy::id::{TenantId, WorkerId};
+use penstock_service::config::Timing;
+use penstock_service::ports::{Clock, Control, Engine, EngineInfo, Entropy, Pool, PortError, Tenant, TenantLimits};
+use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
+use penstock_service::{ApiKey, Consumer, Ports, Service, Workplace};
+use penstock_sqlite::{DiskBlobs, Durability, Sqlite};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::command::EngineArgs;
+use crate::error::CliError;
+use crate::model::{self, Model};
+use crate::onnx_runtime;
+use crate::ready::{Ready, private_file};
+
+/// The tenant that `penstock up` sets up for its user.
+const LOCAL_TENANT: &str = "local";
+
+/// Wide limits for the machine's own user: what protects the machine is the queue, not the tenant's limit.
+const LOCAL_PER_MINUTE: u64 = 60_000_000;
+
+/// How long an answer may go on after the stop was asked for; what is not done by then goes back to the queue.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long open connections get after that.
+const HANG_UP: Duration = Duration::from_secs(1);
+
+/// Where the data is kept.
+pub(crate) enum Data {
+    Folder { path: PathBuf, durability: Durability },
+    Memory,
+}
+
+/// What to start.
+pub(crate) struct Plan {
+    pub(crate) engine: EngineArgs,
+    pub(crate) workers: u32,
+    pub(crate) port: u16,
+    pub(crate) data: Data,
+}
+
+/// A running system.
+pub(crate) struct Embedded {
+    pub(crate) ready: Ready,
+    /// Whether any worker was started.
+    pub(crate) has_workers: bool,
+    workers: Vec<Employed>,
+    stop_listening: tokio::sync::oneshot::Sender<()>,
+    server: JoinHandle<std::io::Result<()>>,
+    /// Keeps blobs of a system in memory until it has stopped.
+    _scratch: Option<tempfile::TempDir>,
+}
+
+impl Embedded {
+    /// Starts everything; returns once requests can be served. `progress` is told what takes time.
+    pub(crate) async fn start(plan: Plan, progress: impl Fn(&str)) -> Result<Self, CliError> {
+        let listener = listen(plan.port).await?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let scratch = match plan.data {
+            Data::Folder { .. } => None,
+            Data::Memory => {
+                Some(tempfile::tempdir().map_err(CliError::file("creating a folder in", std::env::temp_dir()))?)
+            }
+        };
+        let (sqlite, folder) = match (&plan.data, &scratch) {
+            (Data::Folder { path, durability }, _) => {
+                std::fs::create_dir_all(path).map_err(CliError::file("creating the data folder", path))?;
+                (Sqlite::open(&path.join("penstock.db"), *durability, clock)?, path.clone())
+            }
+            (Data::Memory, Some(scratch)) => (Sqlite::in_memory(clock)?, scratch.path().to_owned()),
+            (Data::Memory, None) => (Sqlite::in_memory(clock)?, std::env::temp_dir()),
+        };
+        let models = model::choose(&plan.engine.models)?;
+        let engines = if plan.workers == 0 { Vec::new() } else { load(&plan, &models, &progress)? };
+        set_up_pools(&sqlite, &models, &engines).await?;
+        let key = set_up_tenant(&sqlite, &folder).await?;
+        let ports = ports(&sqlite, &folder);
+        let timing = Timing { stream_flush: Duration::from_millis(20), ..Timing::default() };
+        let secret = marker_secret(&folder)?;
+        let service = |ports: &Ports| Arc::new(Service::new(ports.clone(), timing, secret.as_bytes()));
+        let (stop_listening, stopped) = tokio::sync::oneshot::channel::<()>();
+        let address = listener.local_addr().map_err(|source| CliError::Listen { port: plan.port, source })?;
+        let router = penstock_service::router(service(&ports));
+        let server = tokio::spawn(
+            axum::serve(listener, router)
+                .with_graceful_shutdown(async move {
+                    // Dropped or sent: both mean stop.
+                    let _ = stopped.await;
+                })
+                .into_future(),
+        );
+        let workers = employ(engines, || service(&ports))?;
+        let ready = Ready {
+            url: format!("http://{address}"),
+            api_key: key,
+            models: models.into_iter().map(|model| model.name).collect(),
+            pid: std::process::id(),
+        };
+        Ok(Self { ready, has_workers: !workers.is_empty(), workers, stop_listening, server, _scratch: scratch })
+    }
+
+    /// Stops: takes no more, lets running answers finish for a while, gives the rest back to the queue.
+    pub(crate) async fn stop(self) {
+        let _ = self.stop_listening.send(());
+        for (consumer, _, _) in &self.workers {
+            consumer.drain();
+        }
+        let until = tokio::time::Instant::now() + DRAIN;
+        for (consumer, _, _) in &self.workers {
+            while consumer.running() > 0 && tokio::time::Instant::now() < until {
+                consumer.wait_for_change().await;
+            }
+        }
+        for (_, engine, task) in self.workers {
+            // Joins the engine's threads, which end within a step.
+            let _ = tokio::task::spawn_blocking(move || engine.stop()).await;
+            let _ = task.await;
+        }
+        let server = self.server.abort_handle();
+        if tokio::time::timeout(HANG_UP, self.server).await.is_err() {
+            server.abort();
+        }
+    }
+}
+
+async fn listen(port: u16) -> Result<TcpListener, CliError> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => CliError::PortTaken { port },
+        _ => CliError::Listen { port, source },
+    })
+}
+
+/// A consumer at work, and its engine.
+type Employed = (Consumer, Arc<OnnxEngine>, JoinHandle<()>);
+
+/// An engine, and the model it runs.
+type Loaded = (Model, Arc<OnnxEngine>);
+
+/// Loads as many engines as there are workers.
+fn load(plan: &Plan, models: &[Model], progress: &impl Fn(&str)) -> Result<Vec<Loaded>, CliError> {
+    let library = onnx_runtime::locate(plan.engine.ort.as_deref(), progress)?;
+    let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
+    let engines = u32::try_from(models.len()).unwrap_or(1).saturating_mul(plan.workers).max(1);
+    let threads = plan.engine.threads.unwrap_or((cores / engines).max(1));
+    let mut loaded = Vec::new();
+    for model in models {
+        for _ in 0..plan.workers {
+            let begun = Instant::now();
+            let mut config = EngineConfig::new(&model.folder, &library);
+            config.model = Some(model.name.clone());
+            config.slots = NonZeroU32::new(plan.engine.slots).unwrap_or(NonZeroU32::MIN);
+            config.threads = NonZeroU32::new(threads).unwrap_or(NonZeroU32::MIN);
+            let engine = OnnxEngine::load(&config)?;
+            let EngineInfo { slots, tokens_per_second, .. } = engine.info();
+            progress(&format!(
+                "model {} ready in {:.2} s: {slots} slots, {tokens_per_second:.0} tokens/s",
+                model.name,
+                begun.elapsed().as_secs_f64()
+            ));
+            loaded.push((model.clone(), Arc::new(engine)));
+        }
+    }
+    Ok(loaded)
+}
+
+/// Starts a consumer for each engine.
+fn employ(engines: Vec<Loaded>, service: impl Fn() -> Arc<Service>) -> Result<Vec<Employed>, CliError> {
+    let place = |(number, (model, engine)): (usize, Loaded)| {
+        let worker = WorkerId::new(&format!("local-{}-{number}", std::process::id())).map_err(CliError::Name)?;
+        let place = Workplace { service: service(), engine: engine.clone(), pool: model.pool, worker };
+        let consumer = Consumer::new(place);
+        let running = consumer.clone();
+        Ok((consumer, engine, tokio::spawn(async move { running.run().await })))
+    };
+    engines.into_iter().enumerate().map(place).collect()
+}
+
+fn ports(sqlite: &Sqlite, folder: &Path) -> Ports {
+    let shared = Arc::new(sqlite.clone());
+    Ports {
+        jobs: shared.clone(),
+        queue: shared.clone(),
+        limits: shared.clone(),
+        markers: shared.clone(),
+        control: shared,
+        blobs: Arc::new(DiskBlobs::new(&folder.join("blobs"))),
+        clock: Arc::new(SystemClock),
+        spawner: Arc::new(TaskSpawner),
+        entropy: Arc::new(OsEntropy),
+    }
+}
+
+/// Writes the pools down, with what the engines measured; a front door without workers takes a cautious guess.
+async fn set_up_pools(sqlite: &Sqlite, models: &[Model], engines: &[Loaded]) -> Result<(), PortError> {
+    let known = sqlite.pools().await?;
+    for model in models {
+        let engine = engines.iter().find(|(of, _)| of.pool == model.pool).map(|(_, engine)| engine.info());
+        let before = known.iter().find(|pool| pool.id == model.pool);
+        let context_length = engine.map(|info| info.context_length).or(before.map(|pool| pool.context_length));
+        let tokens_per_byte = engine.map(|info| info.tokens_per_byte).or(before.map(|pool| pool.tokens_per_byte));
+        let context_length = context_length.unwrap_or(4096);
+        sqlite
+            .put_pool(&Pool {
+                id: model.pool.clone(),
+                model: model.name.clone(),
+                context_length,
+                tokens_per_byte: tokens_per_byte.unwrap_or(1.0),
+                usual_output_tokens: 256.min(context_length / 2),
+                created: before.map_or_else(|| SystemClock.now(), |pool| pool.created),
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+/// Makes the local tenant and its key at the first start; finds the key again later.
+async fn set_up_tenant(sqlite: &Sqlite, folder: &Path) -> Result<String, CliError> {
+    let tenant = local_tenant()?;
+    let path = folder.join("api-key");
+    let known = std::fs::read_to_string(&path).ok().and_then(|text| ApiKey::parse(text.trim()));
+    let key = known.unwrap_or_else(|| ApiKey::generate(|| OsEntropy.draw()));
+    private_file(&path, &format!("{}\n", key.expose()))?;
+    sqlite.put_key(&key.record(tenant.id.clone())).await?;
+    if sqlite.tenant(&tenant.id).await?.is_none() {
+        sqlite.put_tenant(&tenant).await?;
+    }
+    Ok(key.expose())
+}
+
+/// The tenant of the machine's own user.
+fn local_tenant() -> Result<Tenant, CliError> {
+    let limit = Limit::per_minute(LOCAL_PER_MINUTE).map_err(CliError::Limit)?;
+    let limits = TenantLimits { requests: limit, tokens: limit };
+    Ok(Tenant { id: TenantId::new(LOCAL_TENANT).map_err(CliError::Name)?, ceiling: Class::P0, limits })
+}
+
+/// The secret that blinds marker keys; as durable as the markers.
+fn marker_secret(folder: &Path) -> Result<String, CliError> {
+    let path = folder.join("marker-secret");
+    if let Ok(known) = std::fs::read_to_string(&path) {
+        return Ok(known);
+    }
+    let secret = format!("{:032x}", OsEntropy.draw());
+    private_file(&path, &secret)?;
+    Ok(secret)
+}

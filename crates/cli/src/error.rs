@@ -1,0 +1,64 @@
+//! What can go wrong at the command line: one line each, with what to do.
+
+use std::path::PathBuf;
+
+use penstock_gpu_worker::engine::LoadError;
+use penstock_service::ports::PortError;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error("port {port} is taken: stop what uses it, or choose another with --port N (0 takes a free one)")]
+    PortTaken { port: u16 },
+    #[error("cannot listen on port {port}: {source}")]
+    Listen {
+        port: u16,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Open(#[from] penstock_sqlite::OpenError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("two models are named '{0}': rename one of the folders")]
+    SameName(String),
+    #[error("'{}' cannot be a model's name: rename the folder to letters, digits, '.', '_' and '-'", .0.display())]
+    ModelName(PathBuf),
+    #[error("the store does not work: {0}")]
+    Store(#[from] PortError),
+    #[error("{what} {} failed: {source}", path.display())]
+    File {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("this system names no folder for a user's {0}: set HOME, or name one with --data DIR")]
+    NoHome(&'static str),
+    #[error("no ONNX Runtime for {0}: install it (1.24 or newer) and name its library with --ort PATH")]
+    NoLibraryFor(String),
+    #[error(
+        "ONNX Runtime could not be fetched: {0}; install it (`pip install onnxruntime`) and name its library with --ort PATH"
+    )]
+    Fetch(String),
+    #[error("the server said {status}: {message}")]
+    Answer { status: u16, message: String },
+    #[error("no server answers at {url}: {cause}")]
+    Unreachable { url: String, cause: String },
+    #[error("the answer broke off: {0}")]
+    BrokenOff(String),
+    #[error("a built-in limit is malformed: {0:?}")]
+    Limit(penstock_policy::gcra::InvalidLimit),
+    #[error("a built-in name is malformed: {0}")]
+    Name(#[source] penstock_policy::id::InvalidId),
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] std::io::Error),
+}
+
+impl CliError {
+    /// Says which file an operation failed on.
+    pub(crate) fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { what, path, source }
+    }
+}

@@ -1,0 +1,64 @@
+//! `penstock up`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use penstock_sqlite::Durability;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::command::Up;
+use crate::embedded::{Data, Embedded, Plan};
+use crate::error::CliError;
+use crate::instructions::instructions;
+use crate::{paths, ready};
+
+/// Starts everything, says how to use it, and runs until it is asked to stop.
+pub(crate) async fn run(args: Up) -> Result<(), CliError> {
+    // Listened for from the beginning, so that a stop during the start is a stop too.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Signals)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(CliError::Signals)?;
+    let folder: Option<PathBuf> = match (args.ephemeral, args.data) {
+        (true, _) => None,
+        (false, Some(folder)) => Some(folder),
+        (false, None) => Some(paths::data()?),
+    };
+    let durability = if args.fsync { Durability::Power } else { Durability::Process };
+    let data = match &folder {
+        Some(path) => Data::Folder { path: path.clone(), durability },
+        None => Data::Memory,
+    };
+    let plan = Plan { engine: args.engine, workers: args.workers, port: args.port, data };
+    let starting = Embedded::start(plan, |line| eprintln!("penstock: {line}"));
+    let embedded = tokio::select! {
+        biased;
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+        embedded = starting => embedded?,
+    };
+    let files: Vec<PathBuf> = folder.as_deref().map(ready::in_folder).into_iter().chain(args.ready_file).collect();
+    for file in &files {
+        embedded.ready.write(file)?;
+    }
+    say(&instructions(&embedded.ready, embedded.has_workers));
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    eprintln!(
+        "penstock: stopping; what waits stays queued{}",
+        if folder.is_some() { "" } else { " until now: nothing is kept" }
+    );
+    for file in &files {
+        // Gone already is as good.
+        let _ = std::fs::remove_file(file);
+    }
+    embedded.stop().await;
+    Ok(())
+}
+
+/// Prints to standard output, which may be closed.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}");
+    let _ = out.flush();
+}
