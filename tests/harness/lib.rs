@@ -1,1 +1,1 @@
-//! x
+//! What the system tests share: processes, servers, places.

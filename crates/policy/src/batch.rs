@@ -11,10 +11,17 @@
 //! time that passes over the oldest prompt counts, and after [`Config::overtakes`] of them the oldest has its turn.
 //! Plain arrival order would need no counter but would make everybody's first token as late as the longest prompt.
 //!
+//! A chunk has at least two tokens, and never leaves a rest of one: runtimes multiply a single token by another kernel
+//! than several, with another rounding, and where the chunks of a prompt end depends on who else is there. With this
+//! rule an answer does not. (Only a prompt of one token is read as one.)
+//!
 //! Edge cases: with nothing running a prompt gets whole chunks, nobody is delayed; a prompt without a cache row is
 //! eligible only while a row is free; an empty prompt never occurs (admission refuses it) and is passed over.
 
-/// The bounds of a round. Made by [`Config::new`] only, so that a round always has room for a prompt token.
+/// Room in which every prompt finds a chunk: of three tokens neither one nor two may be taken alone.
+const LEAST_ROOM: u32 = 3;
+
+/// The bounds of a round. Made by [`Config::new`] only, so that a round always has room for a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     budget_tokens: u32,
@@ -25,22 +32,22 @@ pub struct Config {
 /// Why bounds are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidConfig {
-    /// The budget must exceed the number of slots: with all but one slot decoding, the last one's prompt needs a token.
+    /// With all but one slot decoding, the last one's prompt needs room for a chunk.
     BudgetTooSmall {
         /// The least budget for these slots.
         least: u32,
     },
-    /// A chunk holds at least one token.
-    NoChunk,
+    /// Three tokens divide into chunks of at least two only as one chunk.
+    ChunkTooSmall,
 }
 
 impl core::fmt::Display for InvalidConfig {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::BudgetTooSmall { least } => {
-                write!(f, "the token budget must exceed the number of slots: use at least {least}")
+                write!(f, "the token budget leaves no room for prompts beside these slots: use at least {least}")
             }
-            Self::NoChunk => f.write_str("a prefill chunk must hold at least one token"),
+            Self::ChunkTooSmall => write!(f, "a prefill chunk must hold at least {LEAST_ROOM} tokens"),
         }
     }
 }
@@ -52,13 +59,14 @@ impl Config {
     /// most `chunk_tokens` a chunk, and at most `overtakes` chunks in a row past the oldest prompt.
     ///
     /// # Errors
-    /// [`InvalidConfig`] if a round could have no room for a prompt token.
+    /// [`InvalidConfig`] if a round could have no room for a chunk of some prompt.
     pub const fn new(slots: u32, budget_tokens: u32, chunk_tokens: u32, overtakes: u32) -> Result<Self, InvalidConfig> {
-        if budget_tokens <= slots {
-            return Err(InvalidConfig::BudgetTooSmall { least: slots.saturating_add(1) });
+        let least = slots.saturating_add(LEAST_ROOM);
+        if budget_tokens < least {
+            return Err(InvalidConfig::BudgetTooSmall { least });
         }
-        if chunk_tokens == 0 {
-            return Err(InvalidConfig::NoChunk);
+        if chunk_tokens < LEAST_ROOM {
+            return Err(InvalidConfig::ChunkTooSmall);
         }
         Ok(Self { budget_tokens, chunk_tokens, overtakes })
     }
@@ -125,7 +133,7 @@ pub enum Step {
     Prefill {
         /// The prompt's place in [`Load::waiting`].
         which: usize,
-        /// How many; 1 to its remaining ones.
+        /// How many; at least 2 and not all but one of its remaining ones, unless only one remains.
         tokens: u32,
     },
 }
@@ -145,12 +153,21 @@ pub fn next(state: State, load: &Load<'_>, config: &Config) -> (Step, State) {
     // The prompt may become a row in this very round: its own decode is counted too.
     let taken = load.rows.saturating_add(1).saturating_add(spent);
     let room = config.budget_tokens.saturating_sub(taken);
-    if room == 0 {
+    let tokens = chunk(prompt.remaining, config.chunk_tokens.min(room));
+    if tokens == 0 {
         return (Step::Decode, State { spent: 0, ..state });
     }
-    let tokens = prompt.remaining.min(config.chunk_tokens).min(room);
     let spent = spent.saturating_add(tokens);
     (Step::Prefill { which, tokens }, State { spent, passed_over })
+}
+
+/// The tokens of a chunk: `most` at most, two at least, and not all but one. 0 if there is no room for that.
+const fn chunk(remaining: u32, most: u32) -> u32 {
+    if remaining <= most {
+        return remaining;
+    }
+    let tokens = if remaining - most == 1 { most.saturating_sub(1) } else { most };
+    if tokens < 2 { 0 } else { tokens }
 }
 
 /// The prompt whose turn it is, and how often the oldest has then been passed over in a row.

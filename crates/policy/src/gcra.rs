@@ -162,6 +162,50 @@ pub fn take(bucket: Bucket, limit: &Limit, units: u64, now: Timestamp) -> Verdic
     Verdict::Granted { bucket: next, spent: Spent { cost_ns, generation: next.generation } }
 }
 
+/// The verdict on a take from several buckets at once: all or nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JointVerdict {
+    /// Every part conforms; store `buckets`.
+    Granted {
+        /// The new states, part by part.
+        buckets: Vec<Bucket>,
+        /// What each part spent.
+        spent: Vec<Spent>,
+    },
+    /// Some part does not; nothing is taken.
+    Refused {
+        /// The part that would conform last, or never.
+        part: usize,
+        /// When the whole take conforms if nobody else takes anything; `None`: never.
+        until: Option<Timestamp>,
+    },
+}
+
+/// Takes from several buckets at once. A bucket that is missing from `buckets` is one nobody has used.
+#[must_use]
+pub fn take_all(buckets: &[Bucket], parts: &[(Limit, u64)], now: Timestamp) -> JointVerdict {
+    let (mut next, mut spent_parts) = (Vec::with_capacity(parts.len()), Vec::with_capacity(parts.len()));
+    let mut refusal: Option<(usize, Timestamp)> = None;
+    for (part, (limit, units)) in parts.iter().enumerate() {
+        match take(buckets.get(part).copied().unwrap_or_default(), limit, *units, now) {
+            Verdict::Granted { bucket, spent } => {
+                next.push(bucket);
+                spent_parts.push(spent);
+            }
+            Verdict::NeverSatisfiable => return JointVerdict::Refused { part, until: None },
+            Verdict::Refused { until } => {
+                if refusal.is_none_or(|(_, earlier)| until > earlier) {
+                    refusal = Some((part, until));
+                }
+            }
+        }
+    }
+    match refusal {
+        Some((part, until)) => JointVerdict::Refused { part, until: Some(until) },
+        None => JointVerdict::Granted { buckets: next, spent: spent_parts },
+    }
+}
+
 /// Gives back what a take spent, if the bucket is still in that take's generation.
 #[must_use]
 pub fn refund(bucket: Bucket, spent: Spent) -> Bucket {
@@ -236,6 +280,20 @@ mod tests {
         let Verdict::Granted { bucket: later, .. } = take(bucket, &limit, 10, at(60_000)) else { panic!() };
         assert_eq!(refund(later, spent), later);
         assert_eq!(available(refund(bucket, spent), &limit, at(0)), 60);
+    }
+
+    #[test]
+    fn a_joint_take_is_all_or_nothing_and_names_the_part_that_waits_longest() {
+        let (fast, slow) = (Limit::per_minute(600).unwrap(), Limit::per_minute(60).unwrap());
+        let JointVerdict::Granted { buckets, .. } = take_all(&[], &[(fast, 600), (slow, 60)], at(0)) else { panic!() };
+        assert_eq!(
+            take_all(&buckets, &[(fast, 1), (slow, 2)], at(0)),
+            JointVerdict::Refused { part: 1, until: Some(at(2000)) }
+        );
+        assert_eq!(
+            take_all(&buckets, &[(fast, 601), (slow, 2)], at(0)),
+            JointVerdict::Refused { part: 0, until: None }
+        );
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! The clock, the tasks and the chance of the machine we run on: what the ports are outside a simulation.
 //!
 //! The one file of this crate that may touch them; behind the feature `system`, so that a build without it cannot.
-#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "implements the ports everybody else must use")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "implements the ports everybody else must use"
+)]
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -82,26 +82,32 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
             }
         }
     }
-    if let Some(claim) = &acceptance.marker
-        && let Some(found) = markers::find(connection, &claim.key)?
-        && found.expires > now
+    let marker = match &acceptance.marker {
+        Some(claim) => markers::find(connection, &claim.key)?.filter(|found| found.expires > now),
+        None => None,
+    };
+    if let (Some(claim), Some(found)) = (&acceptance.marker, marker)
         && found.job != id
         && Some(found.job) != claim.replaces
     {
         return Ok(Accepted::Held(found));
-    }
-    if let Some(JobRecord { spec: Some(known), .. }) = record(connection, id)? {
-        // A repetition: all of it was committed together.
-        let levels = grants.into_iter().map(|(_, levels, _)| levels).collect();
-        return Ok(Accepted::Yes { spec: Box::new(known), levels });
     }
     for (key, levels, fresh) in &grants {
         if *fresh {
             limits::write(connection, key, levels, acceptance.nonce)?;
         }
     }
-    if let Some(claim) = &acceptance.marker {
+    // A marker that is ours already stays as it is.
+    if let Some(claim) = &acceptance.marker
+        && marker.is_none_or(|found| found.job != id)
+    {
         markers::write(connection, claim, id, now)?;
+    }
+    let found = record(connection, id)?;
+    if let Some(JobRecord { spec: Some(known), .. }) = found {
+        // Accepted before, or claimed from its message: it is in the queue already.
+        let levels = grants.into_iter().map(|(_, levels, _)| levels).collect();
+        return Ok(Accepted::Yes { spec: Box::new(known), levels });
     }
     let message = penstock_service::ports::Message { spec, payload: acceptance.message.payload.clone() };
     queue::insert(connection, queue, &message::encode(&message), now, now)?;

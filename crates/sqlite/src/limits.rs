@@ -1,7 +1,7 @@
 //! Token buckets in the `bucket` table.
 
 use async_trait::async_trait;
-use penstock_policy::gcra::{self, Bucket, Spent, Verdict};
+use penstock_policy::gcra::{self, Bucket, JointVerdict, Spent};
 use penstock_policy::id::Nonce;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{BucketKey, Levels, Limits, PortResult, Reservation, Take, TakeOutcome};
@@ -57,30 +57,12 @@ pub(crate) fn decide(connection: &Connection, take: &Take, nonce: Nonce, now: Ti
 }
 
 fn verdict(take: &Take, levels: Levels, now: Timestamp) -> TakeOutcome {
-    let mut next = Vec::with_capacity(take.parts.len());
-    let mut spent_parts = Vec::with_capacity(take.parts.len());
-    let mut refusal: Option<(usize, Option<Timestamp>)> = None;
-    for (index, part) in take.parts.iter().enumerate() {
-        match gcra::take(levels.part(index), &part.limit, part.units, now) {
-            Verdict::Granted { bucket, spent } => {
-                next.push(bucket);
-                spent_parts.push(spent);
-            }
-            Verdict::NeverSatisfiable => {
-                return TakeOutcome::Refused { part: index, until: None, levels };
-            }
-            Verdict::Refused { until } => {
-                if refusal.is_none_or(|(_, earlier)| earlier.is_some_and(|earlier| until > earlier)) {
-                    refusal = Some((index, Some(until)));
-                }
-            }
-        }
-    }
-    match refusal {
-        Some((part, until)) => TakeOutcome::Refused { part, until, levels },
-        None => {
-            let reservation = Reservation { key: take.key.clone(), spent: spent_parts };
-            TakeOutcome::Granted { reservation, levels: Levels(next) }
+    let parts: Vec<_> = take.parts.iter().map(|part| (part.limit, part.units)).collect();
+    match gcra::take_all(&levels.0, &parts, now) {
+        JointVerdict::Refused { part, until } => TakeOutcome::Refused { part, until, levels },
+        JointVerdict::Granted { buckets, spent } => {
+            let reservation = Reservation { key: take.key.clone(), spent };
+            TakeOutcome::Granted { reservation, levels: Levels(buckets) }
         }
     }
 }

@@ -256,7 +256,8 @@ pub trait Jobs: Send + Sync {
     ///
     /// *Accepted* means that the message is durably in its queue; [`Accepted::Yes`] is returned only after the record
     /// exists too. A bucket's refusal or a marker held by another leaves nothing behind. A repetition with the same
-    /// nonce and job id accepts once.
+    /// nonce and job id accepts once. A second acceptance of the same job under another nonce (its first acceptor was
+    /// taken for dead) takes from the buckets again and leaves the record as it is.
     ///
     /// # Errors
     /// A passing [`PortError`](super::PortError) if the queue or a table did not do its part: what was taken is given

@@ -1,0 +1,110 @@
+//! The contract of the ports, held against the policy model: random commands, repeated after lost replies, under a
+//! clock that also steps back, on every adapter.
+//!
+//! On SQLite always; on DynamoDB, SQS and S3 on the wire with the feature `aws` (`PENSTOCK_CONTRACT_ENDPOINT` names
+//! another place than the emulator the suite starts itself).
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
+
+mod commands;
+mod model;
+mod queues;
+mod records;
+mod subject;
+
+use std::sync::Arc;
+
+use commands::run_sequences;
+use penstock_service::ports::Clock;
+use penstock_sqlite::{DiskBlobs, Sqlite};
+use subject::{StillClock, Subject};
+
+/// Random command sequences on each adapter.
+const SEQUENCES: u64 = 10_000;
+
+fn on_sqlite(folder: &tempfile::TempDir) -> Subject {
+    let clock = Arc::new(StillClock::default());
+    let sqlite = Arc::new(Sqlite::in_memory(clock.clone() as Arc<dyn Clock>).unwrap());
+    Subject {
+        jobs: sqlite.clone(),
+        queue: sqlite.clone(),
+        limits: sqlite.clone(),
+        markers: sqlite.clone(),
+        control: sqlite,
+        blobs: Arc::new(DiskBlobs::new(folder.path())),
+    }
+}
+
+#[tokio::test]
+async fn sqlite_keeps_the_contract_of_jobs_limits_and_markers() {
+    let folder = tempfile::tempdir().unwrap();
+    run_sequences(&on_sqlite(&folder), SEQUENCES).await;
+}
+
+#[tokio::test]
+async fn sqlite_keeps_the_contract_of_queues() {
+    let folder = tempfile::tempdir().unwrap();
+    queues::check(&on_sqlite(&folder), 200).await;
+}
+
+#[tokio::test]
+async fn sqlite_keeps_the_contract_of_records_and_blobs() {
+    let folder = tempfile::tempdir().unwrap();
+    records::check(&on_sqlite(&folder)).await;
+}
+
+#[tokio::test]
+async fn a_database_in_a_file_keeps_the_contract_under_many_hands() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(StillClock::default());
+    let path = folder.path().join("db");
+    let sqlite = Arc::new(Sqlite::open(&path, penstock_sqlite::Durability::Process, clock).unwrap());
+    let subject = Subject {
+        jobs: sqlite.clone(),
+        queue: sqlite.clone(),
+        limits: sqlite.clone(),
+        markers: sqlite.clone(),
+        control: sqlite,
+        blobs: Arc::new(DiskBlobs::new(folder.path())),
+    };
+    run_sequences(&subject, 300).await;
+    records::check_many_hands(&subject).await;
+}
+
+#[cfg(feature = "aws")]
+mod aws {
+    use super::{SEQUENCES, queues, records, run_sequences};
+    use crate::subject::Subject;
+
+    async fn subject() -> (Subject, harness::ministack::Ministack) {
+        let ministack = harness::ministack::Ministack::start().await;
+        let aws = harness::deployment::deploy(&ministack, "contract", &["contract"]).await;
+        let subject = Subject {
+            jobs: aws.jobs.clone(),
+            queue: aws.queue.clone(),
+            limits: aws.limits.clone(),
+            markers: aws.markers.clone(),
+            control: aws.control.clone(),
+            blobs: aws.blobs.clone(),
+        };
+        (subject, ministack)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn aws_keeps_the_contract_of_jobs_limits_and_markers() {
+        let (subject, _ministack) = subject().await;
+        run_sequences(&subject, SEQUENCES).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn aws_keeps_the_contract_of_queues() {
+        let (subject, _ministack) = subject().await;
+        queues::check(&subject, 40).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn aws_keeps_the_contract_of_records_and_blobs_under_many_hands() {
+        let (subject, _ministack) = subject().await;
+        records::check(&subject).await;
+        records::check_many_hands(&subject).await;
+    }
+}

@@ -1,0 +1,159 @@
+//! The contract of control records and blobs, and of everything under many hands at once.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use penstock_policy::classes::Class;
+use penstock_policy::gcra::Limit;
+use penstock_policy::id::{KeyId, PoolId, TenantId, WorkerId};
+use penstock_policy::time::Timestamp;
+use penstock_service::ports::{
+    BlobKey, BucketKey, Claim, Claimed, JobSpec, KeyRecord, Pool, Take, TakeOutcome, TakePart, Tenant, TenantLimits,
+    WorkerRecord,
+};
+
+use crate::subject::{BASE_MS, Chance, POOL, Subject};
+
+const NOW: Timestamp = Timestamp::from_millis(BASE_MS);
+
+/// Whatever is written reads back; what was never written is not there.
+pub(crate) async fn check(subject: &Subject) {
+    let control = &subject.control;
+    let tenant = TenantId::new("acme").unwrap();
+    let key = KeyRecord {
+        id: KeyId::new("k1").unwrap(),
+        tenant: tenant.clone(),
+        secret_sha256: std::array::from_fn(|i| u8::try_from(i).unwrap()),
+        revoked: None,
+    };
+    assert_eq!(control.key(&key.id).await.unwrap(), None);
+    for key in [key.clone(), KeyRecord { revoked: Some(NOW), ..key }] {
+        control.put_key(&key).await.unwrap();
+        assert_eq!(control.key(&key.id).await.unwrap(), Some(key));
+    }
+    let limits = TenantLimits {
+        requests: Limit::per_minute(7).unwrap(),
+        tokens: Limit::new(3, Duration::from_secs(11), 1_000_000).unwrap(),
+    };
+    let record = Tenant { id: tenant.clone(), ceiling: Class::P2, limits };
+    assert_eq!(control.tenant(&tenant).await.unwrap(), None);
+    control.put_tenant(&record).await.unwrap();
+    assert_eq!(control.tenant(&tenant).await.unwrap(), Some(record));
+    check_pools_and_workers(subject).await;
+    check_blobs(subject).await;
+}
+
+async fn check_pools_and_workers(subject: &Subject) {
+    let control = &subject.control;
+    let pools: Vec<Pool> = ["b", "a"]
+        .map(|name| Pool {
+            id: PoolId::new(name).unwrap(),
+            model: format!("model-{name}"),
+            context_length: 512,
+            tokens_per_byte: 0.27,
+            usual_output_tokens: 99,
+            created: NOW,
+        })
+        .to_vec();
+    for pool in &pools {
+        control.put_pool(pool).await.unwrap();
+        control.put_pool(pool).await.unwrap();
+    }
+    assert_eq!(control.pools().await.unwrap(), [pools[1].clone(), pools[0].clone()]);
+    let worker = |name: &str, seen: i64| WorkerRecord {
+        id: WorkerId::new(name).unwrap(),
+        pool: PoolId::new("a").unwrap(),
+        digest: "d".to_owned(),
+        slots: 8,
+        tokens_per_second: 123.5,
+        seen: Timestamp::from_millis(BASE_MS + seen),
+        draining: seen > 1,
+    };
+    let workers = [worker("w1", 1), worker("w2", 2), worker("w3", 3)];
+    for worker in &workers {
+        control.put_worker(worker).await.unwrap();
+    }
+    control.remove_worker(&workers[2].pool, &workers[2].id).await.unwrap();
+    control.remove_worker(&workers[2].pool, &workers[2].id).await.unwrap();
+    assert_eq!(control.workers(&workers[0].pool, workers[1].seen).await.unwrap(), [workers[1].clone()]);
+    assert_eq!(control.workers(&PoolId::new("b").unwrap(), Timestamp::EPOCH).await.unwrap(), []);
+}
+
+async fn check_blobs(subject: &Subject) {
+    let key = BlobKey::new("req/some.blob-1").unwrap();
+    assert_eq!(subject.blobs.get(&key).await.unwrap(), None);
+    let bytes = Bytes::from((0..3_000_000u32).map(|i| i.to_le_bytes()[0]).collect::<Vec<u8>>());
+    for _ in 0..2 {
+        subject.blobs.put(&key, bytes.clone()).await.unwrap();
+        assert_eq!(subject.blobs.get(&key).await.unwrap(), Some(bytes.clone()));
+    }
+    for _ in 0..2 {
+        subject.blobs.remove(&key).await.unwrap();
+        assert_eq!(subject.blobs.get(&key).await.unwrap(), None);
+    }
+}
+
+/// 64 hands take from one bucket, 16 claim one job: exact all the same.
+pub(crate) async fn check_many_hands(subject: &Subject) {
+    let take = Take {
+        key: BucketKey::Tenant { tenant: TenantId::new("crowd").unwrap(), shard: 0 },
+        parts: [1_000, 100].map(|n| TakePart { limit: Limit::per_minute(n).unwrap(), units: 1 }).to_vec(),
+    };
+    let mut chance = Chance(7);
+    let hands: Vec<_> = (0..64)
+        .map(|_| {
+            let (limits, take) = (subject.limits.clone(), take.clone());
+            let nonces: Vec<_> = (0..5).map(|_| chance.nonce()).collect();
+            tokio::spawn(async move {
+                let mut granted = 0;
+                for nonce in nonces {
+                    // A bucket under contention may ask to try again; it never grants too much.
+                    match limits.take(&take, nonce, NOW).await {
+                        Ok(TakeOutcome::Granted { .. }) => granted += 1,
+                        Ok(TakeOutcome::Refused { .. }) => {}
+                        Err(error) => assert!(error.is_passing(), "{error}"),
+                    }
+                }
+                granted
+            })
+        })
+        .collect();
+    let mut granted = 0;
+    for hand in hands {
+        granted += hand.await.unwrap();
+    }
+    assert_eq!(granted, 100, "320 takes of 1 from a bucket of 100");
+    one_winner(subject, &mut chance).await;
+}
+
+async fn one_winner(subject: &Subject, chance: &mut Chance) {
+    let spec = JobSpec {
+        id: chance.job(NOW),
+        tenant: TenantId::new("crowd").unwrap(),
+        class: Class::P1,
+        pool: PoolId::new(POOL).unwrap(),
+        model: "task".to_owned(),
+        created: NOW,
+        due: NOW.after(Duration::from_secs(600)),
+        streamed: false,
+        estimated_tokens: 1,
+        reservation: None,
+    };
+    let claims: Vec<_> = (0..16)
+        .map(|n| {
+            let claim = Claim {
+                spec: spec.clone(),
+                owner: WorkerId::new(&format!("w{n}")).unwrap(),
+                digest: "d".to_owned(),
+                lease_until: NOW.after(Duration::from_secs(45)),
+            };
+            let (jobs, nonce) = (subject.jobs.clone(), chance.nonce());
+            tokio::spawn(async move { matches!(jobs.claim(&claim, nonce, NOW).await, Ok(Claimed::Yes(_))) })
+        })
+        .collect();
+    let mut winners = 0;
+    for claim in claims {
+        winners += usize::from(claim.await.unwrap());
+    }
+    assert_eq!(winners, 1);
+}
