@@ -237,14 +237,14 @@ mod tests {
 
     #[test]
     fn running_sequences_wait_for_no_more_than_a_budget_of_prompt_tokens() {
-        let bounds = config(4, 20, 16);
+        let bounds = config(4, 22, 16);
         let (step, state) = decide(State::default(), 2, &[prompt(100)], 1, &bounds);
         assert_eq!(step, Step::Prefill { which: 0, tokens: 16 });
         let (step, state) = decide(state, 2, &[prompt(84)], 1, &bounds);
-        assert_eq!(step, Step::Prefill { which: 0, tokens: 1 });
-        let (step, state) = decide(state, 2, &[prompt(83)], 1, &bounds);
+        assert_eq!(step, Step::Prefill { which: 0, tokens: 3 });
+        let (step, state) = decide(state, 2, &[prompt(81)], 1, &bounds);
         assert_eq!(step, Step::Decode);
-        let (step, _) = decide(state, 2, &[prompt(83)], 1, &bounds);
+        let (step, _) = decide(state, 2, &[prompt(81)], 1, &bounds);
         assert_eq!(step, Step::Prefill { which: 0, tokens: 16 });
     }
 
@@ -271,9 +271,17 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_is_never_read_by_a_single_token_unless_it_is_one() {
+        for (remaining, most, tokens) in [(1, 9, 1), (2, 9, 2), (9, 9, 9), (10, 9, 8), (11, 9, 9), (3, 2, 0), (9, 1, 0)]
+        {
+            assert_eq!(chunk(remaining, most), tokens, "{remaining} with room for {most}");
+        }
+    }
+
+    #[test]
     fn bounds_that_leave_no_room_for_a_prompt_are_refused() {
-        assert_eq!(Config::new(8, 8, 4, 1), Err(InvalidConfig::BudgetTooSmall { least: 9 }));
-        assert_eq!(Config::new(8, 9, 0, 1), Err(InvalidConfig::NoChunk));
+        assert_eq!(Config::new(8, 10, 4, 1), Err(InvalidConfig::BudgetTooSmall { least: 11 }));
+        assert_eq!(Config::new(8, 11, 2, 1), Err(InvalidConfig::ChunkTooSmall));
     }
 
     /// A sequence of the model: how much of its prompt is left, how many tokens it will decode, what it has waited for.
@@ -291,8 +299,8 @@ mod tests {
         #[test]
         fn no_round_exceeds_the_budget_and_nobody_starves(
             slots in 1u32..6,
-            spare in 1u32..40,
-            chunk in 1u32..24,
+            spare in 3u32..40,
+            chunk in 3u32..24,
             overtakes in 0u32..4,
             arrivals in proptest::collection::vec((0u32..6, 1u32..60, 1u32..12), 1..40),
         ) {
@@ -340,7 +348,9 @@ mod tests {
                         running.retain(|run| run.answer > 0);
                     }
                     Step::Prefill { which, tokens } => {
-                        prop_assert!(tokens >= 1 && tokens <= chunk && tokens <= waiting[which].prompt);
+                        let rest = waiting[which].prompt;
+                        prop_assert!(tokens <= chunk && tokens <= rest);
+                        prop_assert!(rest - tokens != 1 && (tokens >= 2 || !waiting[which].placed && rest == 1));
                         round = if rows == 0 { tokens } else { round + tokens };
                         for run in &mut running {
                             run.tokens_since_decode += tokens;
