@@ -1,0 +1,129 @@
+//! From a sequence as the service hands it over to tokens in a row: template, tokenizer, limits, inherited ids.
+//!
+//! What is refused here would be refused everywhere and for ever, so it is the client's to mend and never tried again:
+//! a conversation the template cannot write, a prompt that fills the context, a prompt without a known token. Ids that
+//! the model cannot have sampled are a fault of ours, not the client's.
+
+use std::sync::Arc;
+
+use penstock_service::ports::{EngineFault, Sequence, TokenEvent};
+use tokio::sync::mpsc;
+
+use super::answer::{Answer, Outcome};
+use super::load::Reproducibility;
+use super::model::ModelFolder;
+use super::scheduler::Task;
+use super::template::ChatTemplate;
+use super::tokenizer::{TextTokenizer, TokenizerError};
+
+/// Turns sequences into tasks.
+pub struct Intake {
+    template: ChatTemplate,
+    tokenizer: TextTokenizer,
+    eos: Arc<[u32]>,
+    vocab_size: usize,
+    context_length: u32,
+    reproducibility: Reproducibility,
+}
+
+impl Intake {
+    /// The intake of a model whose prompts and answers have at most `context_length` tokens together.
+    #[must_use]
+    pub fn new(folder: ModelFolder, context_length: u32, reproducibility: Reproducibility) -> Self {
+        Self {
+            template: folder.template,
+            tokenizer: folder.tokenizer,
+            eos: folder.config.eos.into(),
+            vocab_size: folder.config.vocab_size,
+            context_length,
+            reproducibility,
+        }
+    }
+
+    /// Checks a sequence and tells `events` how it begins. Gives the task if there is something left to run.
+    pub fn admit(&self, sequence: Sequence, events: mpsc::Sender<TokenEvent>) -> Option<Task> {
+        match self.open(&sequence) {
+            Err(fault) => {
+                let _ = events.try_send(TokenEvent::Failed(fault));
+                None
+            }
+            Ok(opened) => self.begin(sequence, opened, events),
+        }
+    }
+
+    fn begin(&self, sequence: Sequence, opened: Opened, events: mpsc::Sender<TokenEvent>) -> Option<Task> {
+        let Opened { mut prompt, prompt_tokens, mut answer } = opened;
+        let _ = events.try_send(TokenEvent::Started { prompt_tokens });
+        let grown = match answer.inherit(&sequence.resume_ids, sequence.resume_bytes) {
+            Ok(grown) => grown,
+            Err(error) => {
+                let _ = events.try_send(TokenEvent::Failed(fault(&error)));
+                return None;
+            }
+        };
+        if !grown.text.is_empty() {
+            let _ = events.try_send(TokenEvent::Tokens { ids: Vec::new(), text: grown.text });
+        }
+        if let Outcome::Ended(reason) = grown.outcome {
+            let completion_tokens = answer.tokens();
+            let _ = events.try_send(TokenEvent::Finished { reason, completion_tokens });
+            return None;
+        }
+        let replay = match self.reproducibility {
+            Reproducibility::Exact => sequence.resume_ids,
+            Reproducibility::BestEffort => {
+                prompt.extend_from_slice(&sequence.resume_ids);
+                Vec::new()
+            }
+        };
+        Some(Task { job: sequence.job, prompt, replay, answer, events })
+    }
+
+    fn open(&self, sequence: &Sequence) -> Result<Opened, EngineFault> {
+        let sampling = &sequence.generation.sampling;
+        if let Some(id) = sequence.resume_ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            let what = format!("the inherited token {id} is not in this model's vocabulary");
+            return Err(EngineFault::Fault(what));
+        }
+        let text = self
+            .template
+            .render(&sequence.generation)
+            .map_err(|refusal| refused("invalid_prompt", refusal.to_string()))?;
+        let prompt = self.tokenizer.encode(&text).map_err(|error| fault(&error))?;
+        if self.tokenizer.says_nothing(&prompt) {
+            let message = "The model's vocabulary has none of the characters of this prompt.";
+            return Err(refused("untokenizable_prompt", message.into()));
+        }
+        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
+        let left = self.context_length.saturating_sub(prompt_tokens);
+        if left == 0 {
+            let message = format!(
+                "This model's context holds {} tokens, prompt and answer together, but the prompt alone has \
+                 {prompt_tokens}. Shorten the messages.",
+                self.context_length
+            );
+            return Err(refused("context_length_exceeded", message));
+        }
+        let limit = sampling.max_tokens.unwrap_or(left).min(left);
+        Ok(Opened {
+            prompt,
+            prompt_tokens,
+            answer: Answer::new(sampling, &self.tokenizer, Arc::clone(&self.eos), limit),
+        })
+    }
+}
+
+/// A sequence that was found good.
+struct Opened {
+    prompt: Vec<u32>,
+    prompt_tokens: u32,
+    answer: Answer,
+}
+
+fn refused(code: &str, message: String) -> EngineFault {
+    EngineFault::BadRequest { code: code.into(), param: Some("messages".into()), message }
+}
+
+fn fault(error: &TokenizerError) -> EngineFault {
+    EngineFault::Fault(format!("the tokenizer failed: {error}"))
+}

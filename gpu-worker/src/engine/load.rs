@@ -1,0 +1,165 @@
+//! Loads a model folder into an engine that is warm, measured and ready for its first request.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use penstock_policy::batch::{self, InvalidConfig};
+use penstock_service::ports::EngineInfo;
+
+use super::decoder::DecoderFault;
+use super::digest::Quantized;
+use super::intake::Intake;
+use super::model::{ModelError, ModelFolder};
+use super::ort::{LibraryError, Padding, SlotDecoder, SlotError, SlotOptions, environment};
+use super::scheduler::Scheduler;
+use super::warmup::warm_up;
+
+/// Prompt tokens in one call. Larger chunks gain nothing once the matrix products are saturated, and a cancelled
+/// prompt is noticed between chunks only.
+const CHUNK_TOKENS: u32 = 512;
+
+/// How often in a row a shorter prompt may go before the oldest one.
+const OVERTAKES: u32 = 4;
+
+/// What to load and how to run it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// The model folder, in onnxruntime-genai's layout.
+    pub model_dir: PathBuf,
+    /// ONNX Runtime's shared library, 1.24 or newer.
+    pub library: PathBuf,
+    /// The name clients call the model by; `None`: the folder's.
+    pub model: Option<String>,
+    /// Sequences that run together.
+    pub slots: NonZeroU32,
+    /// Threads for one operator. One is right for small models; more than the physical cores never is.
+    pub threads: NonZeroU32,
+    /// The most tokens of prompt and answer together; `None`: what the model was made for. A smaller context takes
+    /// less memory per slot.
+    pub max_context: Option<NonZeroU32>,
+    /// Tokens of a round: a bound on how long running answers wait while prompts are read. At least three more than
+    /// `slots`.
+    pub step_tokens: u32,
+    /// Whether an answer must not depend on its neighbours and on being taken over.
+    pub reproducibility: Reproducibility,
+}
+
+/// Whether an answer may depend on what happens to run beside it, and on how often it changed hands.
+///
+/// ONNX Runtime computes one token by other kernels than several, in matrix products with 4-bit weights as well as in
+/// attention, and their last bits differ; a near tie between two tokens may then go the other way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reproducibility {
+    /// It may not: an answer that another worker continues is, bit for bit, the answer the first would have given. The
+    /// inherited tokens go through the model one at a time again, beside whatever else decodes, which takes as long as
+    /// they took the first time; and calls with 4-bit weights have two rows at least.
+    #[default]
+    Exact,
+    /// It may, in the last bits of the logits. Inherited tokens are read with the prompt, in a fraction of the time.
+    BestEffort,
+}
+
+impl EngineConfig {
+    /// Eight slots, one thread, the model's own context, 512 tokens a round, exact.
+    #[must_use]
+    pub fn new(model_dir: impl Into<PathBuf>, library: impl Into<PathBuf>) -> Self {
+        Self {
+            model_dir: model_dir.into(),
+            library: library.into(),
+            model: None,
+            slots: NonZeroU32::MIN.saturating_add(7),
+            threads: NonZeroU32::MIN,
+            max_context: None,
+            step_tokens: 512,
+            reproducibility: Reproducibility::Exact,
+        }
+    }
+
+    /// The model's name.
+    fn name(&self) -> String {
+        let folder = || {
+            let folder = self.model_dir.canonicalize().ok()?;
+            Some(folder.file_name()?.to_string_lossy().into_owned())
+        };
+        self.model.clone().or_else(folder).unwrap_or_else(|| "model".to_owned())
+    }
+}
+
+/// Why an engine cannot be started. Every case needs somebody to change something; trying again does not help.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The configuration contradicts itself.
+    #[error("`step_tokens`: {0}")]
+    Bounds(InvalidConfig),
+    /// ONNX Runtime is not available.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// The folder is not usable.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The graph is not usable, or does not fit.
+    #[error("{}: {source}", graph.display())]
+    Graph {
+        /// The graph's file.
+        graph: PathBuf,
+        /// Why.
+        source: SlotError,
+    },
+    /// The model fails on its first tokens.
+    #[error("the model does not run: {0}")]
+    WarmUp(#[source] DecoderFault),
+    /// The system gives no thread.
+    #[error("cannot start the engine's threads: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// An engine's parts, before its threads run.
+pub(super) struct Loaded {
+    pub(super) info: EngineInfo,
+    pub(super) intake: Intake,
+    pub(super) scheduler: Scheduler<SlotDecoder>,
+}
+
+/// Reads, checks, warms up and measures. Takes from tens of milliseconds to seconds, by the size of the weights.
+pub(super) fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
+    let slots = config.slots.get();
+    let bounds = batch::Config::new(slots, config.step_tokens, CHUNK_TOKENS, OVERTAKES).map_err(LoadError::Bounds)?;
+    let environment = environment(&config.library)?;
+    let folder = ModelFolder::open(&config.model_dir)?;
+    let context_length = context_length(&folder, config);
+    let options = SlotOptions {
+        slots: slots as usize,
+        capacity: context_length as usize,
+        threads: config.threads.get() as usize,
+        padding: match (config.reproducibility, folder.digest.quantized()) {
+            (Reproducibility::Exact, Quantized::FourBit) => Padding::TwoRows,
+            (Reproducibility::Exact | Reproducibility::BestEffort, Quantized::No | Quantized::FourBit) => Padding::None,
+        },
+    };
+    let mut decoder = SlotDecoder::load(&environment, &folder.graph, &folder.config, options)
+        .map_err(|source| LoadError::Graph { graph: folder.graph.clone(), source })?;
+    let tokens_per_second = warm_up(&mut decoder).map_err(LoadError::WarmUp)?;
+    let info = EngineInfo {
+        model: config.name(),
+        digest: folder.digest.to_string(),
+        context_length,
+        slots,
+        tokens_per_second,
+        tokens_per_byte: folder.tokenizer.tokens_per_byte(),
+    };
+    tracing::info!(
+        model = %info.model, digest = %folder.digest.short(), slots, context_length, tokens_per_second,
+        tokens_per_byte = info.tokens_per_byte, padding = ?options.padding, "the engine is warm"
+    );
+    Ok(Loaded {
+        info,
+        intake: Intake::new(folder, context_length, config.reproducibility),
+        scheduler: Scheduler::new(decoder, bounds),
+    })
+}
+
+/// What the model was made for, or less if the configuration says so; at least a token of prompt and one of answer.
+fn context_length(folder: &ModelFolder, config: &EngineConfig) -> u32 {
+    let made_for = u32::try_from(folder.config.context_length).unwrap_or(u32::MAX);
+    config.max_context.map_or(made_for, |most| made_for.min(most.get())).max(2)
+}

@@ -1,0 +1,156 @@
+//! Whether the cache fits into memory, decided before it is allocated.
+//!
+//! An allocation that the machine cannot back does not fail: the kernel kills the process when the pages are touched,
+//! hours later and in the middle of other people's answers. So the cache's size is computed from the model's shape and
+//! refused above [`SHARE_PERCENT`] of what is available, which is the lesser of what the kernel reports for the machine
+//! and what the control group leaves.
+//!
+//! Edge cases: a limit of `max` is none; page cache that can be given back counts as available within a control group;
+//! where nothing is known (no Linux) nothing is refused.
+
+use std::path::Path;
+
+/// How much of the available memory the cache may take, in percent. The rest is for activations and everybody else.
+pub const SHARE_PERCENT: u64 = 90;
+
+/// The cache would not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the cache of {slots} slots of {context_length} tokens needs {needed_bytes} bytes, more than {SHARE_PERCENT} % of \
+     the {available_bytes} bytes available: use at most {fitting_slots} slots, or a shorter context"
+)]
+pub struct CacheTooLarge {
+    /// Slots asked for.
+    pub slots: usize,
+    /// Tokens per slot.
+    pub context_length: usize,
+    /// What they need.
+    pub needed_bytes: u64,
+    /// What there is.
+    pub available_bytes: u64,
+    /// How many slots would fit; maybe 0.
+    pub fitting_slots: u64,
+}
+
+/// The shape of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Layers of the model.
+    pub layers: usize,
+    /// Key and value heads of a layer.
+    pub kv_heads: usize,
+    /// Numbers per head and token.
+    pub head_size: usize,
+    /// Bytes of a number.
+    pub element_bytes: usize,
+    /// Tokens per row.
+    pub context_length: usize,
+}
+
+impl CacheShape {
+    /// Bytes of one row: keys and values of every layer. Saturates.
+    #[must_use]
+    pub fn row_bytes(&self) -> u64 {
+        [self.layers, self.kv_heads, self.head_size, self.element_bytes, self.context_length]
+            .into_iter()
+            .fold(2u64, |product, factor| product.saturating_mul(factor as u64))
+    }
+
+    /// Checks that `slots` rows and one spare fit into `available` bytes; `None` means that nothing is known.
+    ///
+    /// # Errors
+    /// [`CacheTooLarge`], with the number of slots that would fit.
+    pub fn check(&self, slots: usize, available: Option<u64>) -> Result<(), CacheTooLarge> {
+        let Some(available_bytes) = available else {
+            return Ok(());
+        };
+        let needed_bytes = self.row_bytes().saturating_mul(slots as u64 + 1);
+        let allowed = available_bytes - available_bytes / 100 * (100 - SHARE_PERCENT);
+        if needed_bytes <= allowed {
+            return Ok(());
+        }
+        Err(CacheTooLarge {
+            slots,
+            context_length: self.context_length,
+            needed_bytes,
+            available_bytes,
+            fitting_slots: (allowed / self.row_bytes().max(1)).saturating_sub(1),
+        })
+    }
+}
+
+/// The bytes of memory available to this process, where the system tells.
+#[must_use]
+pub fn available() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(Path::new(path)).ok();
+    let machine = read("/proc/meminfo").and_then(|text| mem_available(&text));
+    let group = control_group(
+        read("/sys/fs/cgroup/memory.max").as_deref(),
+        read("/sys/fs/cgroup/memory.current").as_deref(),
+        read("/sys/fs/cgroup/memory.stat").as_deref(),
+    )
+    .or_else(|| {
+        control_group(
+            read("/sys/fs/cgroup/memory/memory.limit_in_bytes").as_deref(),
+            read("/sys/fs/cgroup/memory/memory.usage_in_bytes").as_deref(),
+            read("/sys/fs/cgroup/memory/memory.stat").as_deref(),
+        )
+    });
+    match (machine, group) {
+        (Some(machine), Some(group)) => Some(machine.min(group)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// `MemAvailable` of `/proc/meminfo`, in bytes.
+fn mem_available(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// What a control group's limit leaves: limit less use, page cache not in use given back.
+fn control_group(limit: Option<&str>, usage: Option<&str>, stat: Option<&str>) -> Option<u64> {
+    let limit: u64 = limit?.trim().parse().ok()?;
+    let usage: u64 = usage?.trim().parse().ok()?;
+    let reclaimable = stat
+        .and_then(|text| text.lines().find_map(|line| line.strip_prefix("inactive_file ")))
+        .and_then(|bytes| bytes.trim().parse().ok())
+        .unwrap_or(0u64);
+    Some(limit.saturating_sub(usage.saturating_sub(reclaimable)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QWEN_1_5B: CacheShape =
+        CacheShape { layers: 28, kv_heads: 2, head_size: 128, element_bytes: 2, context_length: 4096 };
+
+    #[test]
+    fn a_token_of_a_known_model_costs_what_its_shape_says() {
+        assert_eq!(QWEN_1_5B.row_bytes(), 28_672 * 4096);
+    }
+
+    #[test]
+    fn a_cache_beyond_ninety_percent_is_refused_with_what_would_fit() {
+        let row = QWEN_1_5B.row_bytes();
+        let available = Some(row * 10);
+        assert_eq!(QWEN_1_5B.check(8, available), Ok(()));
+        let error = QWEN_1_5B.check(9, available).unwrap_err();
+        assert_eq!(error.fitting_slots, 8);
+        assert_eq!(QWEN_1_5B.check(1 << 20, None), Ok(()));
+        assert_eq!(QWEN_1_5B.check(1, Some(0)).unwrap_err().fitting_slots, 0);
+    }
+
+    #[test]
+    fn the_kernel_s_figures_are_read() {
+        let meminfo = "MemTotal:       24600000 kB\nMemFree: 1 kB\nMemAvailable:   20000 kB\n";
+        assert_eq!(mem_available(meminfo), Some(20_480_000));
+        assert_eq!(mem_available("MemTotal: 5 kB"), None);
+        let stat = Some("anon 5\ninactive_file 30\nactive_file 9\n");
+        assert_eq!(control_group(Some("100\n"), Some("80\n"), stat), Some(50));
+        assert_eq!(control_group(Some("max\n"), Some("80\n"), stat), None);
+        assert_eq!(control_group(Some("100"), Some("180"), None), Some(0));
+    }
+}

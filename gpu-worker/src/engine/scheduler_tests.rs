@@ -1,0 +1,320 @@
+//! The scheduler on a scripted model: what a row says next is a hash of exactly the tokens it holds, so that any mix-up
+//! of rows, any token lost or read twice, changes an answer.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use penstock_policy::time::Timestamp;
+use penstock_service::ports::{FinishReason, Sampling};
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::decoder::OnLogits;
+use crate::engine::tokenizer::tests::bytes;
+
+const VOCAB: u32 = 96;
+const EOS: u32 = 0;
+const CAPACITY: usize = 64;
+
+/// What follows a row that holds `tokens`.
+fn next_token(tokens: &[u32]) -> u32 {
+    let hash = tokens
+        .iter()
+        .fold(7u64, |hash, &token| (hash ^ u64::from(token)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
+    u32::try_from(hash % u64::from(VOCAB)).unwrap()
+}
+
+#[derive(Default)]
+struct Script {
+    rows: Vec<Vec<u32>>,
+    calls: usize,
+    /// Calls that fail, and the rows they spoil besides those they touch.
+    faults: BTreeMap<usize, Range<usize>>,
+    /// The call that gives no numbers for its first row.
+    not_a_number: Option<usize>,
+    chunks: Vec<usize>,
+}
+
+impl Script {
+    fn new(slots: usize) -> Self {
+        Self { rows: vec![Vec::new(); slots], ..Self::default() }
+    }
+
+    fn answer(&mut self, rows: Range<usize>, logits: OnLogits<'_>) -> Result<(), DecoderFault> {
+        self.calls += 1;
+        if let Some(spoiled) = self.faults.remove(&self.calls) {
+            for row in spoiled.clone() {
+                self.rows[row] = vec![VOCAB - 1; 3];
+            }
+            return Err(DecoderFault { what: "scripted".into(), spoiled });
+        }
+        for (place, row) in rows.enumerate() {
+            assert!(self.rows[row].len() <= CAPACITY);
+            let mut numbers = vec![0.0; VOCAB as usize];
+            numbers[next_token(&self.rows[row]) as usize] = 1.0;
+            if place == 0 && self.not_a_number == Some(self.calls) {
+                numbers[5] = f32::NAN;
+            }
+            logits(place, &numbers);
+        }
+        Ok(())
+    }
+}
+
+impl Decoder for Script {
+    fn slots(&self) -> usize {
+        self.rows.len()
+    }
+    fn capacity(&self) -> usize {
+        CAPACITY
+    }
+    fn prefill(&mut self, row: usize, tokens: &[u32], logits: OnLogits<'_>) -> Result<(), DecoderFault> {
+        assert!(!tokens.is_empty());
+        self.chunks.push(tokens.len());
+        self.rows[row].extend_from_slice(tokens);
+        self.answer(row..row + 1, logits)
+    }
+    fn decode(&mut self, tokens: &[u32], logits: OnLogits<'_>) -> Result<(), DecoderFault> {
+        for (row, &token) in tokens.iter().enumerate() {
+            assert!(!self.rows[row].is_empty(), "row {row} decodes without a prompt");
+            self.rows[row].push(token);
+        }
+        self.answer(0..tokens.len(), logits)
+    }
+    fn clear(&mut self, row: usize) {
+        self.rows[row].clear();
+    }
+    fn swap_rows(&mut self, a: usize, b: usize) {
+        self.rows.swap(a, b);
+    }
+}
+
+fn task(number: u32, prompt: Vec<u32>, limit: u32) -> (Task, mpsc::Receiver<TokenEvent>) {
+    let sampling = Sampling {
+        temperature: 0.0,
+        top_p: 1.0,
+        seed: 0,
+        max_tokens: Some(limit),
+        stop: Vec::new(),
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+    };
+    let (events, stream) = mpsc::channel(limit as usize + 4);
+    let task = Task {
+        job: JobId::new(Timestamp::from_millis(0), u128::from(number)),
+        prompt,
+        replay: Vec::new(),
+        answer: Answer::new(&sampling, &bytes(), [EOS].into(), limit),
+        events,
+    };
+    (task, stream)
+}
+
+/// What a sequence answers that runs alone.
+fn alone(prompt: &[u32], limit: u32) -> (Vec<u32>, FinishReason) {
+    let mut tokens = prompt.to_vec();
+    loop {
+        let token = next_token(&tokens);
+        tokens.push(token);
+        let answer = tokens[prompt.len()..].to_vec();
+        if token == EOS {
+            return (answer, FinishReason::Stop);
+        }
+        if answer.len() == limit as usize {
+            return (answer, FinishReason::Length);
+        }
+    }
+}
+
+/// The ids a stream holds so far, and how it ended.
+fn read(stream: &mut mpsc::Receiver<TokenEvent>) -> (Vec<u32>, Option<TokenEvent>) {
+    let mut answer = Vec::new();
+    while let Ok(event) = stream.try_recv() {
+        match event {
+            TokenEvent::Tokens { ids, .. } => answer.extend(ids),
+            end @ (TokenEvent::Finished { .. } | TokenEvent::Failed(_)) => return (answer, Some(end)),
+            TokenEvent::Started { .. } => panic!("the intake says that"),
+        }
+    }
+    (answer, None)
+}
+
+fn bounds(slots: u32) -> batch::Config {
+    batch::Config::new(slots, slots + 8, 6, 2).unwrap()
+}
+
+fn run(scheduler: &mut Scheduler<Script>) {
+    while scheduler.step() == Progress::Worked {}
+}
+
+fn expect(stream: &mut mpsc::Receiver<TokenEvent>, prompt: &[u32], limit: u32) {
+    let (answer, end) = read(stream);
+    let (expected, reason) = alone(prompt, limit);
+    let completion_tokens = u32::try_from(expected.len()).unwrap();
+    assert_eq!(answer, expected);
+    assert_eq!(end, Some(TokenEvent::Finished { reason, completion_tokens }));
+}
+
+#[test]
+fn a_sequence_takes_a_call_per_token_and_none_for_the_last() {
+    let mut scheduler = Scheduler::new(Script::new(2), bounds(2));
+    let (task, mut stream) = task(0, vec![5, 6, 7], 4);
+    scheduler.submit(task);
+    run(&mut scheduler);
+    expect(&mut stream, &[5, 6, 7], 4);
+    let tokens = alone(&[5, 6, 7], 4).0.len();
+    assert_eq!(scheduler.decoder.calls, tokens);
+}
+
+#[test]
+fn inherited_tokens_are_put_through_the_model_one_at_a_time_and_not_chosen_again() {
+    let prompt = [5, 6, 7];
+    let (whole, _) = alone(&prompt, 9);
+    for cut in 1..whole.len() {
+        let mut scheduler = Scheduler::new(Script::new(2), bounds(2));
+        let (mut task, mut stream) = task(0, prompt.to_vec(), 9);
+        task.replay = whole[..cut].to_vec();
+        task.answer.inherit(&task.replay, 0).unwrap();
+        scheduler.submit(task);
+        run(&mut scheduler);
+        assert_eq!(read(&mut stream).0, whole[cut..]);
+        assert_eq!(scheduler.decoder.chunks, [3], "the prompt alone is read as one");
+        assert_eq!(scheduler.decoder.calls, whole.len());
+    }
+}
+
+#[test]
+fn more_sequences_than_slots_wait_and_are_all_answered() {
+    let mut scheduler = Scheduler::new(Script::new(3), bounds(3));
+    let mut streams = Vec::new();
+    for number in 0..20 {
+        let prompt: Vec<u32> = (0..=number % 9).map(|token| token + number).collect();
+        let (task, stream) = task(number, prompt.clone(), 8);
+        scheduler.submit(task);
+        streams.push((stream, prompt));
+    }
+    scheduler.step();
+    assert!(scheduler.busy_slots() <= 3);
+    run(&mut scheduler);
+    assert_eq!(scheduler.busy_slots(), 0);
+    for (stream, prompt) in &mut streams {
+        expect(stream, prompt, 8);
+    }
+}
+
+#[test]
+fn a_failed_call_fails_its_own_sequences_and_those_it_spoiled_and_no_other() {
+    // The first reads its prompt and decodes; the second's long prompt is read in between, from call 2 on.
+    for (spoiled, survivors) in [(1..2, 2), (1..3, 2), (0..3, 1)] {
+        let mut scheduler = Scheduler::new(Script::new(4), bounds(4));
+        let prompts = [vec![11; 2], vec![13; 5], vec![15; 6]];
+        let mut streams = Vec::new();
+        for (number, prompt) in (0..).zip(&prompts) {
+            let (task, stream) = task(number, prompt.clone(), 9);
+            scheduler.submit(task);
+            streams.push(stream);
+        }
+        scheduler.decoder.faults.insert(2, spoiled);
+        run(&mut scheduler);
+        assert_eq!(scheduler.busy_slots(), 0);
+        let ends: Vec<_> = streams.iter_mut().map(|stream| read(stream).1.unwrap()).collect();
+        assert_eq!(ends[1], TokenEvent::Failed(EngineFault::Fault("scripted".into())));
+        let finished = ends.iter().filter(|end| matches!(end, TokenEvent::Finished { .. })).count();
+        // The third has no row yet when the call fails, so it always lives.
+        assert_eq!(finished, survivors, "{ends:?}");
+    }
+}
+
+#[test]
+fn logits_that_are_no_numbers_fail_their_own_sequence() {
+    let mut scheduler = Scheduler::new(Script::new(2), bounds(2));
+    let (first, mut broken) = task(0, vec![21, 22], 5);
+    let (second, mut whole) = task(1, vec![23, 24], 5);
+    scheduler.submit(first);
+    scheduler.submit(second);
+    scheduler.decoder.not_a_number = Some(3);
+    run(&mut scheduler);
+    assert!(matches!(read(&mut broken).1, Some(TokenEvent::Failed(EngineFault::Fault(_)))));
+    expect(&mut whole, &[23, 24], 5);
+}
+
+#[test]
+fn stopping_tells_running_reading_and_waiting_sequences() {
+    let mut scheduler = Scheduler::new(Script::new(2), bounds(2));
+    let mut streams = Vec::new();
+    for number in 0..5 {
+        let (task, stream) = task(number, vec![31; 20], 30);
+        scheduler.submit(task);
+        streams.push(stream);
+    }
+    for _ in 0..5 {
+        assert_eq!(scheduler.step(), Progress::Worked);
+    }
+    scheduler.stop();
+    assert_eq!(scheduler.step(), Progress::Idle);
+    assert!(scheduler.decoder.rows.iter().all(Vec::is_empty));
+    for stream in &mut streams {
+        assert_eq!(read(stream).1, Some(TokenEvent::Failed(EngineFault::Stopping)));
+    }
+}
+
+proptest! {
+    /// Whole days: sequences arrive, are abandoned, calls fail. Whoever is answered is answered as if alone, everybody
+    /// else is told, and no row stays taken.
+    #[test]
+    fn whatever_happens_to_others_an_answer_is_what_it_would_be_alone(
+        slots in 1usize..6,
+        arrivals in proptest::collection::vec(
+            (0usize..6, proptest::collection::vec(1u32..VOCAB, 1..30), 1u32..20, prop::option::weighted(0.2, 0usize..30)),
+            1..40,
+        ),
+        faults in proptest::collection::btree_map(1usize..200, (0usize..6, 0usize..6), 0..4),
+    ) {
+        let mut script = Script::new(slots);
+        script.faults = faults
+            .into_iter()
+            .map(|(call, (a, b))| (call, a.min(b).min(slots)..a.max(b).min(slots)))
+            .collect();
+        let any_faults = !script.faults.is_empty();
+        let budget = u32::try_from(slots).unwrap();
+        let mut scheduler = Scheduler::new(script, bounds(budget));
+        let mut streams = Vec::new();
+        let mut abandoned = Vec::new();
+        for (number, (pause, prompt, limit, patience)) in (0..).zip(arrivals) {
+            let (task, stream) = task(number, prompt.clone(), limit);
+            scheduler.submit(task);
+            match patience {
+                Some(steps) => abandoned.push((steps, stream)),
+                None => streams.push((stream, prompt, limit)),
+            }
+            for _ in 0..pause {
+                scheduler.step();
+                prop_assert!(scheduler.busy_slots() <= slots);
+                abandoned.iter_mut().for_each(|(steps, _)| *steps = steps.saturating_sub(1));
+                abandoned.retain(|(steps, _)| *steps > 0);
+            }
+        }
+        drop(abandoned);
+        run(&mut scheduler);
+        prop_assert_eq!(scheduler.busy_slots(), 0);
+        prop_assert!(scheduler.decoder.rows.iter().all(Vec::is_empty));
+        for (mut stream, prompt, limit) in streams {
+            let (answer, end) = read(&mut stream);
+            let (expected, reason) = alone(&prompt, limit);
+            match end {
+                Some(TokenEvent::Finished { reason: told, completion_tokens }) => {
+                    prop_assert_eq!(&answer, &expected);
+                    prop_assert_eq!(told, reason);
+                    prop_assert_eq!(completion_tokens as usize, expected.len());
+                }
+                Some(TokenEvent::Failed(_)) => {
+                    prop_assert!(any_faults);
+                    prop_assert_eq!(&answer[..], &expected[..answer.len()]);
+                }
+                other => prop_assert!(false, "a sequence was forgotten: {:?}", other),
+            }
+        }
+        let chunks = &scheduler.decoder.chunks;
+        prop_assert!(chunks.iter().all(|&tokens| tokens <= 6), "chunks of {:?}", chunks);
+    }
+}

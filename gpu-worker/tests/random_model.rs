@@ -1,0 +1,150 @@
+//! The decoder below the engine: tokens against lists that another driver computed (`fixtures/expected_random.py`, on a
+//! random model in single precision), and logits against themselves in other company. Sequences are given as ids.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests stop at the first surprise")]
+
+mod support;
+
+use penstock_gpu_worker::engine::answer::Answer;
+use penstock_gpu_worker::engine::decoder::Decoder;
+use penstock_gpu_worker::engine::model::ModelConfig;
+use penstock_gpu_worker::engine::ort::{Padding, SlotDecoder, SlotOptions, environment};
+use penstock_gpu_worker::engine::scheduler::{Progress, Scheduler, Task};
+use penstock_gpu_worker::engine::tokenizer::TextTokenizer;
+use penstock_policy::batch;
+use penstock_policy::id::JobId;
+use penstock_policy::time::Timestamp;
+use penstock_service::ports::TokenEvent;
+use support::{fixture, library, sequence};
+use tokio::sync::mpsc;
+
+#[derive(serde::Deserialize)]
+struct Expected {
+    prompt: Vec<u32>,
+    answer: Vec<u32>,
+}
+
+fn expected() -> Vec<Expected> {
+    let text = std::fs::read_to_string(fixture("expected_random.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn decoder(name: &str, slots: usize, padding: Padding) -> SlotDecoder {
+    let path = fixture(name).join("genai_config.json");
+    let config = ModelConfig::parse(&std::fs::read_to_string(&path).unwrap(), &path).unwrap();
+    let options = SlotOptions { slots, capacity: 170, threads: 1, padding };
+    let environment = environment(&library()).unwrap();
+    SlotDecoder::load(&environment, &fixture(name).join("model.onnx"), &config, options).unwrap()
+}
+
+/// Runs all requests together and gives their answers.
+fn run(decoder: SlotDecoder, requests: &[Expected], bounds: batch::Config) -> Vec<Vec<u32>> {
+    let tokenizer = TextTokenizer::from_file(&fixture("task-int4").join("tokenizer.json")).unwrap();
+    let mut scheduler = Scheduler::new(decoder, bounds);
+    let mut streams = Vec::new();
+    for (number, request) in (0..).zip(requests) {
+        let limit = u32::try_from(request.answer.len()).unwrap();
+        let (events, stream) = mpsc::channel(request.answer.len() + 4);
+        let sampling = sequence("").generation.sampling;
+        scheduler.submit(Task {
+            job: JobId::new(Timestamp::from_millis(0), number),
+            prompt: request.prompt.clone(),
+            replay: Vec::new(),
+            answer: Answer::new(&sampling, &tokenizer, [].into(), limit),
+            events,
+        });
+        streams.push(stream);
+    }
+    while scheduler.step() == Progress::Worked {}
+    let ids = |stream: &mut mpsc::Receiver<TokenEvent>| {
+        let mut answer = Vec::new();
+        while let Ok(event) = stream.try_recv() {
+            if let TokenEvent::Tokens { ids, .. } = event {
+                answer.extend(ids);
+            }
+        }
+        answer
+    };
+    streams.iter_mut().map(ids).collect()
+}
+
+#[test]
+fn tokens_equal_another_driver_s_at_any_number_of_slots_chunking_and_padding() {
+    let requests = expected();
+    assert!(requests.len() >= 24 && requests.iter().any(|request| request.prompt.len() == 1));
+    for slots in [1, 2, 3, 8, 16] {
+        for (budget, chunk) in [(512, 512), (24, 7), (19, 3)] {
+            for padding in [Padding::None, Padding::TwoRows] {
+                let bounds = batch::Config::new(slots, budget, chunk, 3).unwrap();
+                let answers = run(decoder("random-fp32", slots as usize, padding), &requests, bounds);
+                for (place, (answer, request)) in answers.iter().zip(&requests).enumerate() {
+                    assert_eq!(
+                        answer, &request.answer,
+                        "request {place}, {slots} slots, budget {budget}, chunks of {chunk}, {padding:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The logits that follow `tokens` in `row`, as bits: the first `read` tokens in chunks of at most `chunk`, the others one
+/// at a time in the company of the other rows.
+fn bits_after(decoder: &mut SlotDecoder, row: usize, tokens: &[u32], read: usize, chunk: usize) -> Vec<u32> {
+    let mut bits = Vec::new();
+    let mut keep = |place: usize, wanted: usize, logits: &[f32]| {
+        if place == wanted {
+            bits = logits.iter().map(|number| number.to_bits()).collect();
+        }
+    };
+    for other in 0..=row {
+        decoder.clear(other);
+        if other < row {
+            decoder.prefill(other, &vec![tokens[0]; other + 1], &mut |_, _| {}).unwrap();
+        }
+    }
+    for part in tokens[..read].chunks(chunk) {
+        decoder.prefill(row, part, &mut |place, logits| keep(place, 0, logits)).unwrap();
+    }
+    for &token in &tokens[read..] {
+        let company = vec![token; row + 1];
+        decoder.decode(&company, &mut |place, logits| keep(place, row, logits)).unwrap();
+    }
+    bits
+}
+
+#[test]
+fn logits_depend_on_the_row_s_own_tokens_to_the_last_bit() {
+    for (name, padding, vocabulary) in [("task-int4", Padding::TwoRows, 17), ("random-fp32", Padding::None, 256)] {
+        let mut decoder = decoder(name, 6, padding);
+        for length in [3u32, 8, 20, 61, 128] {
+            let tokens: Vec<u32> = (0..length).map(|place| (place * 7 + 3) % vocabulary).collect();
+            let all = tokens.len();
+            // Reading: in one chunk, and in smaller ones of at least two tokens, in any row.
+            let whole = bits_after(&mut decoder, 0, &tokens, all, all);
+            for (row, chunk) in [(1, all), (2, 2), (3, 4), (4, all.div_ceil(2)), (5, 33)] {
+                if all % chunk != 1 {
+                    let other = bits_after(&mut decoder, row, &tokens, all, chunk);
+                    assert_eq!(other, whole, "{name}: {length} tokens in row {row}, chunks of {chunk}");
+                }
+            }
+            // Decoding: the second half one at a time, with none to five neighbours.
+            let alone = bits_after(&mut decoder, 0, &tokens, all / 2 + 1, all);
+            for neighbours in 1..6 {
+                let other = bits_after(&mut decoder, neighbours, &tokens, all / 2 + 1, all);
+                assert_eq!(other, alone, "{name}: {length} tokens beside {neighbours}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_that_cannot_take_more_is_a_fault_and_not_a_write_beyond_it() {
+    let mut decoder = decoder("random-fp32", 2, Padding::None);
+    let mut ignore = |_: usize, _: &[f32]| {};
+    decoder.prefill(0, &[7; 170], &mut ignore).unwrap();
+    let fault = decoder.decode(&[7], &mut ignore).unwrap_err();
+    assert_eq!(fault.spoiled, 0..1);
+    decoder.clear(0);
+    decoder.prefill(0, &[7; 3], &mut ignore).unwrap();
+}
