@@ -88,6 +88,26 @@ fn tokens_equal_another_driver_s_at_any_number_of_slots_chunking_and_padding() {
     }
 }
 
+#[test]
+fn half_precision_gives_nearly_the_logits_of_single_and_the_same_answers_in_any_company() {
+    let tokens: Vec<u32> = (0..40).map(|place| place * 5 % 256).collect();
+    let [half, single] = ["random-fp16", "random-fp32"].map(|name| {
+        let mut seen = Vec::new();
+        decoder(name, 1, Padding::None).prefill(0, &tokens, &mut |_, logits| seen = logits.to_vec()).unwrap();
+        seen
+    });
+    let spread = single.iter().copied().fold(0.0f32, |most, logit| most.max(logit.abs()));
+    for (half, single) in half.iter().zip(&single) {
+        assert!((half - single).abs() < 0.02 * spread, "{half} and {single} of at most {spread}");
+    }
+    let requests = expected();
+    let answers = [1, 8].map(|slots: u32| {
+        let bounds = batch::Config::new(slots, 24, 7, 3).unwrap();
+        run(decoder("random-fp16", slots as usize, Padding::None), &requests, bounds)
+    });
+    assert_eq!(answers[0], answers[1]);
+}
+
 /// The logits that follow `tokens` in `row`, as bits: the first `read` tokens in chunks of at most `chunk`, the others one
 /// at a time in the company of the other rows.
 fn bits_after(decoder: &mut SlotDecoder, row: usize, tokens: &[u32], read: usize, chunk: usize) -> Vec<u32> {
@@ -115,7 +135,9 @@ fn bits_after(decoder: &mut SlotDecoder, row: usize, tokens: &[u32], read: usize
 
 #[test]
 fn logits_depend_on_the_row_s_own_tokens_to_the_last_bit() {
-    for (name, padding, vocabulary) in [("task-int4", Padding::TwoRows, 17), ("random-fp32", Padding::None, 256)] {
+    for (name, padding, vocabulary) in
+        [("task-int4", Padding::TwoRows, 17), ("random-fp32", Padding::None, 256), ("random-fp16", Padding::None, 256)]
+    {
         let mut decoder = decoder(name, 6, padding);
         for length in [3u32, 8, 20, 61, 128] {
             let tokens: Vec<u32> = (0..length).map(|place| (place * 7 + 3) % vocabulary).collect();

@@ -7,6 +7,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use penstock_gpu_worker::engine::{OnnxEngine, Reproducibility};
 use penstock_service::ports::{Engine, EngineFault, FinishReason, Sequence, TokenEvent};
 use support::{Draws, ask, ask_all, config, engine, read, sequence, start};
 
@@ -92,6 +93,21 @@ fn an_answer_taken_over_at_any_token_is_the_undisturbed_one() {
 }
 
 #[test]
+fn inherited_tokens_may_be_read_with_the_prompt_where_speed_matters_more_than_the_last_bit() {
+    let mut quick = config(2);
+    quick.reproducibility = Reproducibility::BestEffort;
+    let quick = OnnxEngine::load(&quick).unwrap();
+    let whole = ask(&quick, "R:9876543210=");
+    assert_eq!(whole.text, "0123456789");
+    for cut in 0..=whole.ids.len() {
+        let mut resumed = sequence("R:9876543210=");
+        resumed.resume_ids = whole.ids[..cut].to_vec();
+        let rest = read(start(&quick, resumed));
+        assert_eq!((&rest.text, &rest.end), (&whole.text, &whole.end), "cut after {cut}, nothing seen");
+    }
+}
+
+#[test]
 fn seeds_give_different_answers_and_each_seed_always_the_same() {
     let engine = engine(4);
     let answers = |seed| read(start(&engine, restless("C:3141592653=", seed)));
@@ -123,7 +139,7 @@ fn the_answer_ends_at_the_most_tokens_and_at_the_context() {
     assert!(long.ids.len() <= 4, "{long:?}");
     let mut short = config(2);
     short.max_context = std::num::NonZeroU32::new(12);
-    let short = penstock_gpu_worker::engine::OnnxEngine::load(&short).unwrap();
+    let short = OnnxEngine::load(&short).unwrap();
     let reply = ask(&short, "R:38291=");
     assert_eq!((reply.text.as_str(), &reply.end), ("1928", &Some(Ok((FinishReason::Length, 4)))));
 }

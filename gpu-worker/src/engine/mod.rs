@@ -45,6 +45,8 @@ use self::scheduler::{Progress, Scheduler, Task};
 /// Events of a sequence besides one per token: it began, inherited text, it ended, and one to spare.
 const EVENTS_BESIDES_TOKENS: usize = 4;
 
+const THREAD_ENDED: &str = "the engine's thread has ended";
+
 /// A model on ONNX Runtime. Dropping it stops it.
 pub struct OnnxEngine {
     info: EngineInfo,
@@ -118,10 +120,10 @@ impl Engine for OnnxEngine {
         let door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = match door.as_ref() {
             None => Some((events, EngineFault::Stopping)),
-            Some(door) => door.send(Arrival { sequence, events }).err().map(|back| {
-                let what = "the engine's thread has ended".to_owned();
-                (back.0.events, EngineFault::Fault(what))
-            }),
+            Some(door) => door
+                .send(Arrival { sequence, events })
+                .err()
+                .map(|back| (back.0.events, EngineFault::Fault(THREAD_ENDED.into()))),
         };
         if let Some((events, fault)) = refused {
             let _ = events.try_send(TokenEvent::Failed(fault));
@@ -145,8 +147,9 @@ fn run_intake(intake: &Intake, arrivals: &Receiver<Arrival>, ready: &Sender<Task
         if let Some(task) = intake.admit(sequence, events)
             && let Err(back) = ready.send(task)
         {
-            // The stepper has ended: it was told to stop in between.
-            back.0.fail(EngineFault::Stopping);
+            // The stepper has ended: told to stop in between, or by a defect; then another worker must try.
+            let stopped = stopping.load(Ordering::Acquire);
+            back.0.fail(if stopped { EngineFault::Stopping } else { EngineFault::Fault(THREAD_ENDED.into()) });
         }
     }
 }

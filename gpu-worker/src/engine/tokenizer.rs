@@ -7,7 +7,7 @@
 //! ids one by one would break characters; decoding the whole answer every time would be quadratic.
 //!
 //! Edge cases: a model that writes bytes which are no text (or replacement characters themselves, which look the same)
-//! would be waited for in vain, so after [`PATIENCE_IDS`] ids the replacement characters are shown; at the end of an answer what remains is shown, with
+//! would be waited for in vain, so after `PATIENCE_IDS` ids the replacement characters are shown; at the end of an answer what remains is shown, with
 //! replacement characters if it is incomplete; ids beyond the vocabulary and special tokens have no text. The outcome
 //! is a function of the ids alone, so replaying them gives the same text.
 

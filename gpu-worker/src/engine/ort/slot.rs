@@ -252,18 +252,25 @@ impl Decoder for SlotDecoder {
         let shape = RowShape {
             heads,
             head_stride: capacity * numbers_per_token,
-            used: self.lengths[a].max(self.lengths[b]) * numbers_per_token,
+            used: self.lengths[a].max(self.lengths[b]).min(capacity) * numbers_per_token,
         };
+        self.lengths.swap(a, b);
         for tensor in &mut self.cache {
-            // The element type was read from the graph, so one of the two always fits.
-            match self.element {
-                Element::F16 => drop(tensor.try_extract_tensor_mut::<f16>().map(|(_, all)| shape.swap(all, a, b))),
+            let swapped = match self.element {
+                Element::F16 => tensor.try_extract_tensor_mut::<f16>().map(|(_, all)| shape.swap(all, a, b)),
                 Element::F32 | Element::I64 | Element::Other => {
-                    drop(tensor.try_extract_tensor_mut::<f32>().map(|(_, all)| shape.swap(all, a, b)));
+                    tensor.try_extract_tensor_mut::<f32>().map(|(_, all)| shape.swap(all, a, b))
                 }
+            };
+            if let Err(error) = swapped {
+                // Cannot happen, the type was read from the graph; if it did, no answer may come from a mixed row: a
+                // length that no row can have makes the next call a fault.
+                tracing::error!(%error, a, b, "rows could not be exchanged");
+                self.lengths[a] = usize::MAX / 2;
+                self.lengths[b] = usize::MAX / 2;
+                return;
             }
         }
-        self.lengths.swap(a, b);
     }
 }
 
