@@ -1,0 +1,180 @@
+//! Control records, in the `ctl` table: `KEY#<kid>`, `TEN#<id>` (sort key `M`), `POOL` (sort key: the pool) and
+//! `WRK#<pool>` (sort key: the worker).
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::types::AttributeValue;
+use penstock_policy::classes::Class;
+use penstock_policy::gcra::Limit;
+use penstock_policy::id::{KeyId, PoolId, TenantId, WorkerId};
+use penstock_policy::time::Timestamp;
+use penstock_service::ports::{Control, KeyRecord, Pool, PortResult, Tenant, TenantLimits, WorkerRecord};
+
+use crate::Aws;
+use crate::error::{DYNAMODB, classify};
+use crate::item::{Fields, Item, VERSION, b, item, ms, n, s};
+use crate::table::ttl;
+
+/// The sort key of a record that is alone in its partition.
+const ALONE: &str = "M";
+/// The partition of all pools.
+const POOLS: &str = "POOL";
+/// How long a worker's last report is kept.
+const REPORT_KEPT: Duration = Duration::from_secs(3600);
+/// Sort keys of names lie between these.
+const ALL_NAMES: (&str, &str) = (" ", "~");
+
+#[async_trait]
+impl Control for Aws {
+    async fn key(&self, id: &KeyId) -> PortResult<Option<KeyRecord>> {
+        let Some(found) = self.control_record(&format!("KEY#{id}")).await? else { return Ok(None) };
+        let fields = Fields::versioned("key", &found)?;
+        Ok(Some(KeyRecord {
+            id: id.clone(),
+            tenant: fields.parsed("ten")?,
+            secret_sha256: fields.bytes("sec")?.try_into().map_err(|_| fields.broken("sec"))?,
+            revoked: fields.maybe_moment("rev")?,
+        }))
+    }
+
+    async fn put_key(&self, key: &KeyRecord) -> PortResult<()> {
+        let mut record = item([
+            ("pk", s(format!("KEY#{}", key.id))),
+            ("sk", s(ALONE)),
+            ("v", n(VERSION)),
+            ("ten", s(key.tenant.as_str())),
+            ("sec", b(key.secret_sha256.to_vec())),
+        ]);
+        if let Some(revoked) = key.revoked {
+            record.insert("rev".to_owned(), ms(revoked));
+        }
+        self.put(&self.names.ctl_table, record).await
+    }
+
+    async fn tenant(&self, id: &TenantId) -> PortResult<Option<Tenant>> {
+        let Some(found) = self.control_record(&format!("TEN#{id}")).await? else { return Ok(None) };
+        let fields = Fields::versioned("tenant", &found)?;
+        Ok(Some(Tenant {
+            id: id.clone(),
+            ceiling: Class::from_name(fields.text("cls")?).ok_or_else(|| fields.broken("cls"))?,
+            limits: TenantLimits { requests: limit(&fields, "req")?, tokens: limit(&fields, "tok")? },
+        }))
+    }
+
+    async fn put_tenant(&self, tenant: &Tenant) -> PortResult<()> {
+        let (requests, tokens) = (tenant.limits.requests, tenant.limits.tokens);
+        let record = item([
+            ("pk", s(format!("TEN#{}", tenant.id))),
+            ("sk", s(ALONE)),
+            ("v", n(VERSION)),
+            ("cls", s(tenant.ceiling.name())),
+            ("req_period_ns", n(requests.period_ns())),
+            ("req_burst", n(requests.burst())),
+            ("tok_period_ns", n(tokens.period_ns())),
+            ("tok_burst", n(tokens.burst())),
+        ]);
+        self.put(&self.names.ctl_table, record).await
+    }
+
+    async fn pools(&self) -> PortResult<Vec<Pool>> {
+        let found = self.query(&self.names.ctl_table, POOLS, ALL_NAMES, false, None).await?;
+        found.iter().map(read_pool).collect()
+    }
+
+    async fn put_pool(&self, pool: &Pool) -> PortResult<()> {
+        let record = item([
+            ("pk", s(POOLS)),
+            ("sk", s(pool.id.as_str())),
+            ("v", n(VERSION)),
+            ("model", s(&pool.model)),
+            ("ctx", n(pool.context_length)),
+            ("tpb", float(pool.tokens_per_byte)),
+            ("uot", n(pool.usual_output_tokens)),
+            ("crt", ms(pool.created)),
+        ]);
+        self.put(&self.names.ctl_table, record).await
+    }
+
+    async fn workers(&self, pool: &PoolId, since: Timestamp) -> PortResult<Vec<WorkerRecord>> {
+        let found = self.query(&self.names.ctl_table, &workers_pk(pool), ALL_NAMES, false, None).await?;
+        let mut workers: Vec<WorkerRecord> =
+            found.iter().map(|found| read_worker(pool, found)).collect::<PortResult<_>>()?;
+        workers.retain(|worker| worker.seen >= since);
+        Ok(workers)
+    }
+
+    async fn put_worker(&self, worker: &WorkerRecord) -> PortResult<()> {
+        let record = item([
+            ("pk", s(workers_pk(&worker.pool))),
+            ("sk", s(worker.id.as_str())),
+            ("v", n(VERSION)),
+            ("dig", s(&worker.digest)),
+            ("slots", n(worker.slots)),
+            ("tps", float(worker.tokens_per_second)),
+            ("seen", ms(worker.seen)),
+            ("drain", AttributeValue::Bool(worker.draining)),
+            ("ttl", ttl(worker.seen, REPORT_KEPT)),
+        ]);
+        self.put(&self.names.ctl_table, record).await
+    }
+
+    async fn remove_worker(&self, pool: &PoolId, id: &WorkerId) -> PortResult<()> {
+        self.dynamo
+            .delete_item()
+            .table_name(&self.names.ctl_table)
+            .key("pk", s(workers_pk(pool)))
+            .key("sk", s(id.as_str()))
+            .send()
+            .await
+            .map_err(|error| classify(DYNAMODB, &error))?;
+        Ok(())
+    }
+}
+
+impl Aws {
+    async fn control_record(&self, pk: &str) -> PortResult<Option<Item>> {
+        self.get(&self.names.ctl_table, item([("pk", s(pk)), ("sk", s(ALONE))]), false).await
+    }
+}
+
+fn read_pool(found: &Item) -> PortResult<Pool> {
+    let fields = Fields::versioned("pool", found)?;
+    Ok(Pool {
+        id: fields.parsed("sk")?,
+        model: fields.text("model")?.to_owned(),
+        context_length: fields.number("ctx")?,
+        tokens_per_byte: fields.number("tpb")?,
+        usual_output_tokens: fields.number("uot")?,
+        created: fields.moment("crt")?,
+    })
+}
+
+fn read_worker(pool: &PoolId, found: &Item) -> PortResult<WorkerRecord> {
+    let fields = Fields::versioned("worker", found)?;
+    Ok(WorkerRecord {
+        id: fields.parsed("sk")?,
+        pool: pool.clone(),
+        digest: fields.text("dig")?.to_owned(),
+        slots: fields.number("slots")?,
+        tokens_per_second: fields.number("tps")?,
+        seen: fields.moment("seen")?,
+        draining: fields.flag("drain")?,
+    })
+}
+
+/// A limit is kept as its period and its burst, which is what it consists of, so that it reads back exactly.
+fn limit(fields: &Fields<'_>, name: &str) -> PortResult<Limit> {
+    let period_ns = fields.number(&format!("{name}_period_ns"))?;
+    let burst = fields.number(&format!("{name}_burst"))?;
+    Limit::new(1, Duration::from_nanos(period_ns), burst).map_err(|_| fields.broken(name))
+}
+
+/// A measured number. With an exponent, so that no magnitude is written out in zeros.
+fn float(value: f64) -> AttributeValue {
+    n(format_args!("{value:e}"))
+}
+
+fn workers_pk(pool: &PoolId) -> String {
+    format!("WRK#{pool}")
+}

@@ -1,0 +1,220 @@
+//! Accepting: take, marker, send, record. The message is the outbox: once it is sent the job is accepted, and a claim
+//! makes the record if this process dies before it does.
+//!
+//! What can go wrong, and what is left behind:
+//! - a take or the marker refuses, or fails: what was taken is given back, and nothing else was done;
+//! - the queue refuses for certain: the marker is removed too;
+//! - the outcome of the send stays unknown: a tombstone keeps the message, if there is one, from ever running. Only then
+//!   the marker is removed and the takes given back. A worker that claimed first proves that the send succeeded;
+//! - the record cannot be written after the send: the job will run, but no id may be told without a record, so the
+//!   caller gets an error and the marker stays, for the client's next try to find the job by.
+
+use std::time::Duration;
+
+use penstock_policy::id::{JobId, Nonce};
+use penstock_policy::job::{State, Step};
+use penstock_policy::time::Timestamp;
+use penstock_service::ports::{
+    Acceptance, Accepted, BucketKey, JobRecord, JobSpec, Levels, MarkerClaim, Markers, Message, PortError, PortResult,
+    QueueId, Reservation, TakeOutcome,
+};
+
+use crate::Aws;
+use crate::error::{DYNAMODB, SQS};
+use crate::jobs::{guard, record};
+use crate::table::{Repeats, Written};
+
+/// The pauses before each try of the send.
+const SEND_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(200)];
+/// The pauses before each try of the record, on top of the SDK's own.
+const PUT_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(400)];
+/// Makes the tombstone's nonce another than the record's, of which it must not be taken for a repetition.
+const CALLED_OFF: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What became of the send.
+enum Sent {
+    Yes,
+    /// Refused, every time; nothing is in the queue.
+    No(PortError),
+    /// At least one try may have succeeded.
+    Unknown(PortError),
+}
+
+/// What the tombstone met.
+enum CalledOff {
+    /// The job will not run.
+    Dead,
+    /// It runs or has run: the message had been sent.
+    Alive(Box<JobRecord>),
+}
+
+/// What this attempt has done and may have to undo.
+#[derive(Default)]
+struct Done<'a> {
+    levels: Vec<Levels>,
+    reservations: Vec<Reservation>,
+    marker: Option<&'a MarkerClaim>,
+}
+
+impl Aws {
+    pub(crate) async fn accept_job(&self, acceptance: &Acceptance, now: Timestamp) -> PortResult<Accepted> {
+        let mut message = acceptance.message.clone();
+        let mut done = Done::default();
+        if let Some(refusal) = self.take_all(acceptance, &mut message.spec, &mut done, now).await? {
+            return Ok(refusal);
+        }
+        if let Some(claim) = &acceptance.marker {
+            done.marker = Some(claim);
+            match self.claim_marker(claim, message.spec.id, now).await {
+                Ok(None) => {}
+                Ok(Some(found)) => {
+                    done.marker = None;
+                    self.undo(done, message.spec.id, acceptance.nonce).await;
+                    return Ok(Accepted::Held(found));
+                }
+                Err(error) => {
+                    self.undo(done, message.spec.id, acceptance.nonce).await;
+                    return Err(error);
+                }
+            }
+        }
+        match self.send_surely(&message).await {
+            Sent::Yes => {}
+            Sent::No(error) => {
+                self.undo(done, message.spec.id, acceptance.nonce).await;
+                return Err(error);
+            }
+            Sent::Unknown(error) => match self.call_off(message.spec.id, acceptance.nonce, now).await? {
+                CalledOff::Alive(found) => return Ok(accepted(found.spec, message.spec, done)),
+                CalledOff::Dead => {
+                    self.undo(done, message.spec.id, acceptance.nonce).await;
+                    return Err(error);
+                }
+            },
+        }
+        let found = self.put_record(&message.spec, acceptance.nonce, now).await?;
+        if found.spec.as_ref().is_some_and(|stored| stored.reservation != message.spec.reservation) {
+            // Another attempt accepted the same job first. Its reservation is the one the job's end settles; ours is
+            // taken twice.
+            let surplus = Done { reservations: core::mem::take(&mut done.reservations), ..Done::default() };
+            self.undo(surplus, message.spec.id, acceptance.nonce).await;
+        }
+        Ok(accepted(found.spec, message.spec, done))
+    }
+
+    /// Takes from every bucket in order, and writes the tenant's reservation into the spec. Gives the refusal if one of
+    /// them refuses.
+    async fn take_all(
+        &self,
+        acceptance: &Acceptance,
+        spec: &mut JobSpec,
+        done: &mut Done<'_>,
+        now: Timestamp,
+    ) -> PortResult<Option<Accepted>> {
+        for (index, take) in acceptance.takes.iter().enumerate() {
+            let taken = match self.take_units(take, acceptance.nonce, now).await {
+                Ok(taken) => taken,
+                Err(error) => {
+                    self.undo(core::mem::take(done), spec.id, acceptance.nonce).await;
+                    return Err(error);
+                }
+            };
+            match taken.outcome {
+                TakeOutcome::Granted { reservation, levels } => {
+                    if index == 0 && matches!(take.key, BucketKey::Tenant { .. }) {
+                        spec.reservation = Some(reservation.clone());
+                    }
+                    // A repetition's grant may belong to a job that was accepted, and is then that job's to give back.
+                    if taken.fresh {
+                        done.reservations.push(reservation);
+                    }
+                    done.levels.push(levels);
+                }
+                TakeOutcome::Refused { part, until, levels } => {
+                    self.undo(core::mem::take(done), spec.id, acceptance.nonce).await;
+                    return Ok(Some(Accepted::Refused { key: take.key.clone(), part, until, levels }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes the marker and gives back what was taken, as far as the stores answer. What they do not take back is a
+    /// little less admitted until the bucket has refilled, and a marker whose job has no record, which the protocol
+    /// takes over after a moment.
+    async fn undo(&self, done: Done<'_>, job: JobId, nonce: Nonce) {
+        if let Some(claim) = done.marker
+            && let Err(error) = self.clear(&claim.key, job).await
+        {
+            tracing::warn!(%job, %error, "the marker of a job that was not accepted stays");
+        }
+        for reservation in &done.reservations {
+            if let Err(error) = self.give_back(reservation, Some(nonce)).await {
+                tracing::warn!(%job, %error, "what a job that was not accepted took is not given back");
+            }
+        }
+    }
+
+    /// Sends in single tries, so that it is known whether one of them may have succeeded: after a lost reply a later
+    /// refusal no longer means that nothing was sent.
+    async fn send_surely(&self, message: &Message) -> Sent {
+        let queue = QueueId { pool: message.spec.pool.clone(), class: message.spec.class };
+        let mut doubt = None;
+        let mut refusal = PortError::Unavailable { store: SQS, cause: "not tried".to_owned() };
+        if let Err(error) = self.queue_url(&queue).await {
+            return Sent::No(error);
+        }
+        for pause in SEND_PAUSES {
+            self.pause(pause).await;
+            match self.send_message(&queue, message, Duration::ZERO, Repeats::Never).await {
+                Ok(()) => return Sent::Yes,
+                Err(error @ PortError::Unavailable { .. }) => doubt = Some(error),
+                Err(error @ PortError::Throttled { .. }) => refusal = error,
+                Err(error @ (PortError::Refused { .. } | PortError::Corrupt { .. })) => {
+                    refusal = error;
+                    break;
+                }
+            }
+        }
+        doubt.map_or(Sent::No(refusal), Sent::Unknown)
+    }
+
+    async fn call_off(&self, job: JobId, nonce: Nonce, now: Timestamp) -> PortResult<CalledOff> {
+        let nonce = Nonce(nonce.0 ^ CALLED_OFF);
+        let write = guard::call_off(job, nonce, now);
+        match self.update(&self.names.job_table, write, Repeats::BySdk).await? {
+            Written::Done(_) => Ok(CalledOff::Dead),
+            Written::Not(found) => {
+                let found = record::read(&found)?;
+                Ok(match found.head.state {
+                    State::Cancelled | State::Expired => CalledOff::Dead,
+                    State::Parked | State::Queued | State::Running | State::Succeeded | State::Failed => {
+                        CalledOff::Alive(Box::new(found))
+                    }
+                })
+            }
+        }
+    }
+
+    /// Puts the record if there is none, and gives the record that is there now.
+    async fn put_record(&self, spec: &JobSpec, nonce: Nonce, now: Timestamp) -> PortResult<JobRecord> {
+        let mut last = None;
+        for pause in PUT_PAUSES {
+            self.pause(pause).await;
+            let mut write = guard::write(spec.id, Step::Put, nonce, now);
+            record::set_spec(&mut write, spec);
+            match self.update(&self.names.job_table, write, Repeats::BySdk).await {
+                Ok(Written::Done(item) | Written::Not(item)) => return record::read(&item),
+                Err(error) if error.is_passing() => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        let cause = last.map_or_else(String::new, |error| error.to_string());
+        // Not `Throttled`, which would say that nothing was done: the message is sent and will run.
+        Err(PortError::Unavailable { store: DYNAMODB, cause: format!("the job's record is not written yet: {cause}") })
+    }
+}
+
+fn accepted(stored: Option<JobSpec>, sent: JobSpec, done: Done<'_>) -> Accepted {
+    Accepted::Yes { spec: Box::new(stored.unwrap_or(sent)), levels: done.levels }
+}

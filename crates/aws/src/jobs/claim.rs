@@ -1,0 +1,73 @@
+//! Claiming: an upsert, so that the message alone is enough to make the record.
+//!
+//! The digest rule comes on top of the policy's guard: words written by one model are only continued by the same. A
+//! claim requires that the record's digest is its own or none; if it is another's, and no word has been written yet, a
+//! second try replaces it, provided that nothing happened to the record in between.
+
+use penstock_policy::id::{JobId, Nonce};
+use penstock_policy::job::{Step, apply};
+use penstock_policy::time::Timestamp;
+use penstock_service::ports::{Claim, Claimed, JobRecord, PortResult};
+
+use crate::Aws;
+use crate::item::{ms, n, s};
+use crate::jobs::{TRIES, chunks, contended, guard, record};
+use crate::table::{Repeats, Write, Written};
+
+impl Aws {
+    pub(crate) async fn claim_job(&self, claim: &Claim, nonce: Nonce, now: Timestamp) -> PortResult<Claimed> {
+        let job = claim.spec.id;
+        let step = Step::Claim { lease_until: claim.lease_until };
+        let mut replaced: Option<JobRecord> = None;
+        // One try more than for a step: the one that replaces a digest follows one that found it.
+        for _ in 0..=TRIES {
+            let write = claim_write(claim, replaced.as_ref(), nonce, now);
+            let found = match self.update(&self.names.job_table, write, Repeats::BySdk).await? {
+                Written::Done(item) => return Ok(Claimed::Yes(Box::new(record::read(&item)?))),
+                Written::Not(found) if found.is_empty() => {
+                    // Removed between two tries.
+                    replaced = None;
+                    continue;
+                }
+                Written::Not(found) => record::read(&found)?,
+            };
+            match apply(step, nonce, Some(&found.head), now) {
+                Err(denied) => return Ok(Claimed::No { denied, record: Box::new(found) }),
+                Ok(_) if found.head.nonce == nonce => return Ok(Claimed::Yes(Box::new(found))),
+                Ok(_) => {}
+            }
+            replaced = None;
+            if let Some(fixed) = found.digest.as_ref().filter(|digest| **digest != claim.digest) {
+                if self.has_chunks(job).await? {
+                    return Ok(Claimed::OtherDigest(fixed.clone()));
+                }
+                replaced = Some(found);
+            }
+        }
+        Err(contended())
+    }
+
+    async fn has_chunks(&self, job: JobId) -> PortResult<bool> {
+        let range = (chunks::FIRST, chunks::LAST);
+        let first = self.query(&self.names.job_table, &record::job_pk(job), range, true, Some(1)).await?;
+        Ok(!first.is_empty())
+    }
+}
+
+fn claim_write(claim: &Claim, replaced: Option<&JobRecord>, nonce: Nonce, now: Timestamp) -> Write {
+    let mut write = guard::write(claim.spec.id, Step::Claim { lease_until: claim.lease_until }, nonce, now);
+    record::set_spec(&mut write, &claim.spec);
+    write.set("ow", s(claim.owner.as_str())).set("dig", s(&claim.digest)).set("sta", ms(now));
+    match replaced {
+        None => {
+            write.require("attribute_not_exists(#dig) OR #dig = :set_dig");
+        }
+        Some(found) => {
+            write
+                .require("#dig = :fixed AND #ep = :found")
+                .bind("fixed", s(found.digest.clone().unwrap_or_default()))
+                .bind("found", n(found.head.epoch.0));
+        }
+    }
+    write
+}

@@ -1,0 +1,124 @@
+//! A job's record as an item. Beside the guards' attributes (see `guard`): `spec` what is fixed, as the message has it,
+//! `ten` the tenant, `ow` owner, `dig` digest, `sta` and `fin` started and finished (ms), `out` the outcome.
+
+use penstock_policy::id::{Epoch, JobId};
+use penstock_policy::job::{Head, Position, State};
+use penstock_service::message::StoredSpec;
+use penstock_service::ports::{Answer, ErrorVerdict, FinishReason, JobRecord, JobSpec, Outcome, PortResult};
+use serde::{Deserialize, Serialize};
+
+use crate::item::{Fields, Item, item, s};
+use crate::table::Write;
+
+const WHAT: &str = "job record";
+
+/// The partition of a job.
+pub(crate) fn job_pk(job: JobId) -> String {
+    format!("J#{job}")
+}
+
+/// The key of a job's record.
+pub(crate) fn job_key(job: JobId) -> Item {
+    item([("pk", s(job_pk(job))), ("sk", s("M"))])
+}
+
+/// Fills in what is fixed about a job, unless the record has it.
+pub(crate) fn set_spec(write: &mut Write, spec: &JobSpec) {
+    let text = serde_json::to_string(&StoredSpec::from(spec)).unwrap_or_default();
+    write.set_if_absent("spec", s(text)).set_if_absent("ten", s(spec.tenant.as_str()));
+}
+
+/// What the guards look at.
+pub(crate) fn head(found: &Item) -> PortResult<Head> {
+    let fields = Fields::versioned(WHAT, found)?;
+    let last = fields.maybe_number("le")?.zip(fields.maybe_number("ls")?);
+    Ok(Head {
+        state: State::from_code(fields.text("st")?).ok_or_else(|| fields.broken("st"))?,
+        epoch: Epoch(fields.number("ep")?),
+        lease_until: fields.moment("lu")?,
+        releases: fields.number("rel")?,
+        interest: fields.number("int")?,
+        last: last.map(|(epoch, seq)| Position { epoch: Epoch(epoch), seq }),
+        unsettled: fields.has("uns"),
+        nonce: fields.nonce()?.ok_or_else(|| fields.broken("n"))?,
+    })
+}
+
+/// The whole record.
+pub(crate) fn read(found: &Item) -> PortResult<JobRecord> {
+    let fields = Fields::versioned(WHAT, found)?;
+    let spec = fields.maybe_text("spec")?.map(|text| spec_from(text).ok_or_else(|| fields.broken("spec")));
+    let outcome = fields.maybe_text("out")?.map(|text| outcome_from(text).ok_or_else(|| fields.broken("out")));
+    Ok(JobRecord {
+        spec: spec.transpose()?,
+        head: head(found)?,
+        owner: fields.maybe_parsed("ow")?,
+        digest: fields.maybe_text("dig")?.map(str::to_owned),
+        started: fields.maybe_moment("sta")?,
+        finished: fields.maybe_moment("fin")?,
+        outcome: outcome.transpose()?,
+    })
+}
+
+fn spec_from(text: &str) -> Option<JobSpec> {
+    serde_json::from_str::<StoredSpec>(text).ok()?.try_into().ok()
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredOutcome {
+    Answer { reason: String, tin: u32, tout: u32 },
+    Error { status: u16, code: String, param: Option<String>, message: String },
+}
+
+/// An outcome as stored text.
+pub(crate) fn outcome_text(outcome: &Outcome) -> String {
+    let stored = match outcome {
+        Ok(answer) => StoredOutcome::Answer {
+            reason: answer.reason.name().to_owned(),
+            tin: answer.prompt_tokens,
+            tout: answer.completion_tokens,
+        },
+        Err(verdict) => StoredOutcome::Error {
+            status: verdict.status,
+            code: verdict.code.clone(),
+            param: verdict.param.clone(),
+            message: verdict.message.clone(),
+        },
+    };
+    serde_json::to_string(&stored).unwrap_or_default()
+}
+
+fn outcome_from(text: &str) -> Option<Outcome> {
+    Some(match serde_json::from_str(text).ok()? {
+        StoredOutcome::Answer { reason, tin, tout } => {
+            Ok(Answer { reason: FinishReason::from_name(&reason)?, prompt_tokens: tin, completion_tokens: tout })
+        }
+        StoredOutcome::Error { status, code, param, message } => Err(ErrorVerdict { status, code, param, message }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_reads_back_as_it_was_written() {
+        let answer = Answer { reason: FinishReason::Length, prompt_tokens: 7, completion_tokens: 9 };
+        let verdict = ErrorVerdict {
+            status: 400,
+            code: "context_length_exceeded".to_owned(),
+            param: Some("messages".to_owned()),
+            message: "too long".to_owned(),
+        };
+        for outcome in [Ok(answer), Err(verdict)] {
+            assert_eq!(outcome_from(&outcome_text(&outcome)), Some(outcome));
+        }
+    }
+
+    #[test]
+    fn a_record_without_its_state_is_damage() {
+        let found = item([("v", crate::item::n(crate::item::VERSION))]);
+        assert!(!read(&found).unwrap_err().is_passing());
+    }
+}
