@@ -1,1 +1,71 @@
-//! placeholder
+//! What every handler does at its cold start: read the configuration, connect, serve.
+//!
+//! The router is the one the embedded server uses. Lambda's events become its requests, its answers are streamed back
+//! as they grow: a whole answer is a stream of one piece.
+
+use std::sync::Arc;
+
+use axum::Router;
+use lambda_http::{Error, Request, RequestExt, run_with_streaming_response_concurrent};
+use penstock_aws::{Aws, Names, Timeouts};
+use penstock_service::Service;
+use penstock_service::config::Config;
+use penstock_service::ports::Clock;
+use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
+use tower::ServiceExt;
+
+/// Serves some of the routes as a Lambda function, until Lambda ends the process.
+///
+/// # Errors
+/// If the environment is incomplete or Lambda's runtime interface does not answer: the environment cannot serve, and
+/// Lambda starts another.
+pub async fn serve(routes: impl FnOnce(Arc<Service>) -> Router) -> Result<(), Error> {
+    tracing_subscriber::fmt()
+        .json()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        // Lambda adds the time to every line.
+        .without_time()
+        .init();
+    let config = Config::from_lookup(|name| std::env::var(name).ok())?;
+    // An emulator shares this machine's cores: what is lost in a region's 250 ms is only slow there.
+    let timeouts = if config.endpoint.is_some() { Timeouts::patient() } else { Timeouts::default() };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let aws = Aws::connect(Names::from(&config), timeouts, config.endpoint.as_deref(), clock).await;
+    let ports = Arc::new(aws).ports(Arc::new(TaskSpawner), Arc::new(OsEntropy));
+    let service = Arc::new(Service::new(ports, config.timing, config.marker_secret.as_bytes()));
+    run_with_streaming_response_concurrent(routes(service).map_request(without_stage)).await
+}
+
+/// Takes API Gateway's stage off the path: the router knows `/v1/...`, whatever the stage is called.
+fn without_stage(mut request: Request) -> Request {
+    let path = request.raw_http_path().to_owned();
+    let query = request.uri().query().map(str::to_owned);
+    let whole = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    if let Ok(uri) = whole.parse() {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stage_is_taken_off_the_path_and_the_query_stays() {
+        let event = serde_json::json!({
+            "resource": "/v1/jobs/{id}", "path": "/v1/jobs/7", "httpMethod": "GET",
+            "headers": {}, "multiValueHeaders": {},
+            "queryStringParameters": {"a": "b"}, "multiValueQueryStringParameters": {"a": ["b"]},
+            "requestContext": {"stage": "prod", "path": "/prod/v1/jobs/7", "httpMethod": "GET", "identity": {}},
+            "body": null, "isBase64Encoded": false
+        });
+        let request = lambda_http::request::from_str(&event.to_string()).unwrap();
+        assert_eq!(request.uri().path(), "/prod/v1/jobs/7");
+        let request = without_stage(request);
+        assert_eq!((request.uri().path(), request.uri().query()), ("/v1/jobs/7", Some("a=b")));
+    }
+}

@@ -1,1 +1,127 @@
-fn main(){}
+//! The fleet worker: drains one pool's queues into one engine, until it is told to stop.
+//!
+//! What it runs comes from its command line (the unit file), where AWS is from its environment. SIGTERM and SIGINT
+//! drain: nothing more is received, running answers get a while to finish, the rest is handed back with everything it
+//! has said so far, and another worker continues it.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use penstock_aws::{Aws, Names, Timeouts};
+use penstock_gpu_worker::engine::{EngineConfig, OnnxEngine};
+use penstock_policy::id::{PoolId, WorkerId};
+use penstock_service::config::Config;
+use penstock_service::ports::{Clock, Engine, Entropy, Pool};
+use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
+use penstock_service::{Consumer, Ports, Service, Workplace};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs one model for one pool.
+#[derive(Debug, Parser)]
+#[command(name = "gpu-worker", version)]
+struct Arguments {
+    /// The pool whose queues to drain.
+    #[arg(long, value_name = "NAME")]
+    pool: PoolId,
+    /// The model folder, in onnxruntime-genai format.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// The ONNX Runtime shared library, 1.24 or newer.
+    #[arg(long, value_name = "PATH", env = "PENSTOCK_ORT")]
+    ort: PathBuf,
+    /// The name clients use for the model. Default: the folder's name.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Sequences that run together.
+    #[arg(long, default_value = "8", value_name = "N")]
+    slots: NonZeroU32,
+    /// Threads to compute with.
+    #[arg(long, default_value = "1", value_name = "N")]
+    threads: NonZeroU32,
+    /// This worker's name. Default: one drawn by lot.
+    #[arg(long, value_name = "NAME")]
+    id: Option<WorkerId>,
+    /// How long running answers may go on after a stop was asked for, in seconds.
+    #[arg(long, default_value_t = 75, value_name = "S")]
+    drain_seconds: u64,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PENSTOCK_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "worker ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let config = Config::from_lookup(|name| std::env::var(name).ok())?;
+    let mut engine = EngineConfig::new(&arguments.model, &arguments.ort);
+    engine.model.clone_from(&arguments.name);
+    engine.slots = arguments.slots;
+    engine.threads = arguments.threads;
+    let engine = Arc::new(tokio::task::spawn_blocking(move || OnnxEngine::load(&engine)).await??);
+    let ports = ports(&config).await;
+    announce(&ports, &arguments.pool, engine.as_ref()).await?;
+    let worker = match arguments.id {
+        Some(id) => id,
+        None => WorkerId::new(&format!("w-{:016x}", OsEntropy.draw() >> 64))?,
+    };
+    tracing::info!(%worker, pool = %arguments.pool, model = engine.info().model, "worker takes work");
+    let service = Arc::new(Service::new(ports, config.timing, config.marker_secret.as_bytes()));
+    let consumer = Consumer::new(Workplace { service, engine: Arc::clone(&engine) as _, pool: arguments.pool, worker });
+    let running = consumer.clone();
+    let consuming = tokio::spawn(async move { running.run().await });
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tracing::info!(running = consumer.running(), "worker drains");
+    consumer.drain();
+    let until = tokio::time::Instant::now() + Duration::from_secs(arguments.drain_seconds);
+    while consumer.running() > 0 && tokio::time::Instant::now() < until {
+        consumer.wait_for_change().await;
+    }
+    tokio::task::spawn_blocking(move || engine.stop()).await?;
+    consuming.await?;
+    tracing::info!("worker has drained");
+    Ok(())
+}
+
+async fn ports(config: &Config) -> Ports {
+    let timeouts = if config.endpoint.is_some() { Timeouts::patient() } else { Timeouts::default() };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let aws = Aws::connect(Names::from(config), timeouts, config.endpoint.as_deref(), clock).await;
+    Arc::new(aws).ports(Arc::new(TaskSpawner), Arc::new(OsEntropy))
+}
+
+/// Writes down what the pool's model is and measures, so that the front door can estimate and offer it.
+async fn announce(ports: &Ports, pool: &PoolId, engine: &OnnxEngine) -> Result<(), Box<dyn std::error::Error>> {
+    let info = engine.info();
+    let known = ports.control.pools().await?.into_iter().find(|known| known.id == *pool);
+    let record = Pool {
+        id: pool.clone(),
+        model: info.model.clone(),
+        context_length: info.context_length,
+        tokens_per_byte: info.tokens_per_byte,
+        usual_output_tokens: known.as_ref().map_or(256.min(info.context_length / 2), |pool| pool.usual_output_tokens),
+        created: known.as_ref().map_or_else(|| ports.clock.now(), |pool| pool.created),
+    };
+    if known.as_ref() != Some(&record) {
+        ports.control.put_pool(&record).await?;
+    }
+    Ok(())
+}

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use penstock_policy::classes::Class;
 use penstock_policy::gcra::Limit;
 use penstock_policy::id::{Epoch, JobId, Nonce, PoolId, TenantId, WorkerId};
@@ -21,11 +22,10 @@ use crate::subject::{BASE_MS, Chance, POOL, Subject};
 
 const COMMANDS: u64 = 10;
 
-/// Runs `count` sequences.
+/// Runs `count` sequences, some side by side: a server in another process has time for several.
 pub(crate) async fn run_sequences(subject: &Subject, count: u64) {
-    for number in 0..count {
-        Sequence::new(subject, number).run().await;
-    }
+    let sequences = futures_util::stream::iter(0..count);
+    sequences.for_each_concurrent(8, |number| async move { Sequence::new(subject, number).run().await }).await;
 }
 
 struct Sequence<'s> {

@@ -1,8 +1,7 @@
 //! The contract of the ports, held against the policy model: random commands, repeated after lost replies, under a
 //! clock that also steps back, on every adapter.
 //!
-//! On SQLite always; on DynamoDB, SQS and S3 on the wire with the feature `aws` (`PENSTOCK_CONTRACT_ENDPOINT` names
-//! another place than the emulator the suite starts itself).
+//! On SQLite always; with the feature `aws` also on DynamoDB, SQS and S3, on the wire against the emulator.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
 mod commands;
@@ -72,19 +71,23 @@ async fn a_database_in_a_file_keeps_the_contract_under_many_hands() {
 
 #[cfg(feature = "aws")]
 mod aws {
-    use super::{SEQUENCES, queues, records, run_sequences};
-    use crate::subject::Subject;
+    use harness::deployment::deploy;
+    use harness::ministack::Ministack;
 
-    async fn subject() -> (Subject, harness::ministack::Ministack) {
-        let ministack = harness::ministack::Ministack::start().await;
-        let aws = harness::deployment::deploy(&ministack, "contract", &["contract"]).await;
+    use super::subject::{POOL, Subject};
+    use super::{SEQUENCES, queues, records, run_sequences};
+
+    /// The ports on the emulator, which is stopped when the second part is dropped.
+    async fn subject() -> (Subject, Ministack) {
+        let ministack = Ministack::start().await;
+        let aws = deploy(&ministack, "contract", &[POOL]).await.aws;
         let subject = Subject {
-            jobs: aws.jobs.clone(),
-            queue: aws.queue.clone(),
-            limits: aws.limits.clone(),
-            markers: aws.markers.clone(),
-            control: aws.control.clone(),
-            blobs: aws.blobs.clone(),
+            jobs: aws.clone(),
+            queue: aws.clone(),
+            limits: aws.clone(),
+            markers: aws.clone(),
+            control: aws.clone(),
+            blobs: aws,
         };
         (subject, ministack)
     }
@@ -98,7 +101,7 @@ mod aws {
     #[tokio::test(flavor = "multi_thread")]
     async fn aws_keeps_the_contract_of_queues() {
         let (subject, _ministack) = subject().await;
-        queues::check(&subject, 40).await;
+        queues::check(&subject, 200).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

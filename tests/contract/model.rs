@@ -72,22 +72,33 @@ impl Model {
         }
     }
 
+    fn give_back(&mut self, taken: &[Reservation]) {
+        for reservation in taken {
+            self.refund(reservation);
+            if let Some((_, nonce)) = self.buckets.get_mut(&reservation.key) {
+                *nonce = Nonce::default();
+            }
+        }
+    }
+
     pub(crate) fn left(&self, take: &Take, now: Timestamp) -> Vec<u64> {
         left(&self.buckets.get(&take.key).map(|(buckets, _)| buckets.clone()).unwrap_or_default(), take, now)
     }
 
     pub(crate) fn accept(&mut self, acceptance: &Acceptance, now: Timestamp) -> AcceptedAs {
         let id = acceptance.message.spec.id;
-        let before = self.buckets.clone();
+        let mut taken = Vec::new();
         let mut spec = acceptance.message.spec.clone();
         let mut lefts = Vec::new();
         for take in &acceptance.takes {
+            let fresh = self.buckets.get(&take.key).is_none_or(|(_, last)| *last != acceptance.nonce);
             match self.take(take, acceptance.nonce, now) {
                 (Taken::Refused { part, until }, _) => {
-                    self.buckets = before;
+                    self.give_back(&taken);
                     return AcceptedAs::Refused { key: take.key.clone(), part, until };
                 }
                 (Taken::Granted { left }, reservation) => {
+                    taken.extend(reservation.clone().filter(|_| fresh));
                     if matches!(take.key, BucketKey::Tenant { .. }) {
                         spec.reservation = reservation;
                     }
@@ -101,7 +112,7 @@ impl Model {
                 && found.job != id
                 && Some(found.job) != claim.replaces
             {
-                self.buckets = before;
+                self.give_back(&taken);
                 return AcceptedAs::Held(found.job);
             }
             let marker = Marker { job: id, fingerprint: claim.fingerprint, written: now, expires: claim.expires };

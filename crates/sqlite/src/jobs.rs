@@ -6,8 +6,8 @@ use penstock_policy::job::{Denied, Head, Position, Step, apply};
 use penstock_policy::time::Timestamp;
 use penstock_service::message;
 use penstock_service::ports::{
-    Acceptance, Accepted, BucketKey, Chunk, Claim, Claimed, JobRecord, Jobs, Levels, PortResult, QueueId, StepResult,
-    Stepped, TakeOutcome, Watch,
+    Acceptance, Accepted, BucketKey, Chunk, Claim, Claimed, JobRecord, Jobs, PortResult, QueueId, Reservation,
+    StepResult, Stepped, TakeOutcome, Watch,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -65,20 +65,26 @@ impl Jobs for Sqlite {
 
 fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Timestamp) -> rusqlite::Result<Accepted> {
     let id = acceptance.message.spec.id;
-    // Decide everything before anything is written, so that a refusal leaves nothing to undo.
     let mut spec = acceptance.message.spec.clone();
-    let mut grants: Vec<(BucketKey, Levels, bool)> = Vec::new();
+    let mut taken: Vec<Reservation> = Vec::new();
+    let mut levels = Vec::new();
     for take in &acceptance.takes {
         let decided = limits::decide(connection, take, acceptance.nonce, now)?;
         match decided.outcome {
             TakeOutcome::Refused { part, until, levels } => {
+                limits::give_back(connection, &taken)?;
                 return Ok(Accepted::Refused { key: take.key.clone(), part, until, levels });
             }
-            TakeOutcome::Granted { reservation, levels } => {
+            TakeOutcome::Granted { reservation, levels: after } => {
+                // A repetition's grant belongs to the acceptance it repeats.
+                if decided.fresh {
+                    limits::write(connection, &take.key, &after, acceptance.nonce)?;
+                    taken.push(reservation.clone());
+                }
                 if matches!(take.key, BucketKey::Tenant { .. }) {
                     spec.reservation = Some(reservation);
                 }
-                grants.push((take.key.clone(), levels, decided.fresh));
+                levels.push(after);
             }
         }
     }
@@ -90,12 +96,8 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
         && found.job != id
         && Some(found.job) != claim.replaces
     {
+        limits::give_back(connection, &taken)?;
         return Ok(Accepted::Held(found));
-    }
-    for (key, levels, fresh) in &grants {
-        if *fresh {
-            limits::write(connection, key, levels, acceptance.nonce)?;
-        }
     }
     // A marker that is ours already stays as it is.
     if let Some(claim) = &acceptance.marker
@@ -106,7 +108,6 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
     let found = record(connection, id)?;
     if let Some(JobRecord { spec: Some(known), .. }) = found {
         // Accepted before, or claimed from its message: it is in the queue already.
-        let levels = grants.into_iter().map(|(_, levels, _)| levels).collect();
         return Ok(Accepted::Yes { spec: Box::new(known), levels });
     }
     let message = penstock_service::ports::Message { spec, payload: acceptance.message.payload.clone() };
@@ -125,7 +126,6 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
         };
         write(connection, id, &record)?;
     }
-    let levels = grants.into_iter().map(|(_, levels, _)| levels).collect();
     Ok(Accepted::Yes { spec: Box::new(message.spec), levels })
 }
 

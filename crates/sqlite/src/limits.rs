@@ -83,6 +83,17 @@ pub(crate) fn write(connection: &Connection, key: &BucketKey, levels: &Levels, n
         .map(|_| ())
 }
 
+/// Takes back what an acceptance that came to nothing had taken, and forgets its nonce, so that a repetition takes anew.
+pub(crate) fn give_back(connection: &Connection, taken: &[Reservation]) -> rusqlite::Result<()> {
+    taken.iter().try_for_each(|reservation| {
+        refund(connection, reservation)?;
+        connection
+            .prepare_cached("UPDATE bucket SET nonce = 0 WHERE key = ?")?
+            .execute(params![key_text(&reservation.key)])
+            .map(|_| ())
+    })
+}
+
 fn refund(connection: &Connection, reservation: &Reservation) -> rusqlite::Result<()> {
     let (levels, Some(last)) = read(connection, &reservation.key)? else {
         return Ok(());
