@@ -8,6 +8,11 @@
 //! Lost replies: a conditional write carries the nonce of its attempt, the SDK repeats it freely, and a failed
 //! condition whose old item bears that nonce is the success of an earlier try. Two writes are never repeated by the
 //! SDK: refunds (twice is wrong, lost is not) and the send inside `accept` (its outcome must be known exactly).
+//!
+//! What the ports call, and a role must allow: `dynamodb:{GetItem,PutItem,UpdateItem,DeleteItem,Query}` on the four
+//! tables; `sqs:{GetQueueUrl,GetQueueAttributes,SendMessage,ReceiveMessage,DeleteMessage,ChangeMessageVisibility}` on
+//! the queues; `s3:{GetObject,PutObject,DeleteObject}` on the bucket's objects and `s3:ListBucket` on the bucket. Tables
+//! have the key `pk` (`adm`, `cache`) or `pk` and `sk` (`job`, `ctl`), all texts, and expire items by `ttl`.
 
 mod blobs;
 mod calls;

@@ -231,3 +231,31 @@ fn bucket_pk(key: &BucketKey) -> String {
         BucketKey::VirtualQueue { pool, class, shard } => format!("B#V#{pool}#{}#{shard}", class.name()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use penstock_policy::gcra::Limit;
+    use penstock_policy::id::TenantId;
+    use penstock_service::ports::TakePart;
+
+    use super::*;
+
+    #[test]
+    fn every_branch_of_a_take_and_a_refund_is_an_expression_dynamodb_takes() {
+        let now = Timestamp::from_millis(1_000);
+        let part = TakePart { limit: Limit::per_minute(60).unwrap(), units: 2 };
+        let key = BucketKey::Tenant { tenant: TenantId::new("acme").unwrap(), shard: 0 };
+        let take = Take { key, parts: vec![part, part] };
+        let branches: Vec<Branches> =
+            take.parts.iter().map(|part| gcra::branches(&part.limit, part.units, now).unwrap()).collect();
+        let (idle, busy) = (Bucket::default(), Bucket { tat_ns: i64::MAX, generation: 1 });
+        for guess in [[idle, idle], [idle, busy], [busy, idle], [busy, busy]] {
+            let write = take_write("B#", &take, &branches, &Levels(guess.to_vec()), Nonce(1), now);
+            assert_eq!(write.problems(), [""; 0], "{guess:?}");
+        }
+        let spent = Spent { cost_ns: 5, generation: 1 };
+        for parts in [vec![(1, spent)], vec![(0, spent), (1, spent)]] {
+            assert_eq!(refund_write("B#", &parts, Some(Nonce(1))).problems(), [""; 0]);
+        }
+    }
+}

@@ -87,6 +87,30 @@ impl Write {
     }
 }
 
+#[cfg(test)]
+impl Write {
+    /// What DynamoDB would refuse about the write, though an emulator may let it pass.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let all = format!("{} {}", self.update(), self.condition().unwrap_or_default());
+        let unbound = placeholders(&all, ':').into_iter().filter(|name| !self.values.contains_key(name));
+        let mut problems: Vec<String> = unbound.map(|name| format!("{name} is not bound")).collect();
+        let targets = self.sets.iter().filter_map(|clause| clause.split_once(" = ").map(|(target, _)| target));
+        let mut seen = BTreeSet::new();
+        for target in targets.chain(self.removes.iter().map(String::as_str)) {
+            if !seen.insert(target) {
+                problems.push(format!("{target} is written twice"));
+            }
+        }
+        if all.contains("((") {
+            problems.push("redundant parentheses".to_owned());
+        }
+        if self.key.keys().any(|key| seen.contains(format!("#{key}").as_str())) {
+            problems.push("the key is written".to_owned());
+        }
+        problems
+    }
+}
+
 /// The words of `text` that begin with `sigil`.
 fn placeholders(text: &str, sigil: char) -> BTreeSet<String> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';

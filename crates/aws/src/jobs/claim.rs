@@ -71,3 +71,44 @@ fn claim_write(claim: &Claim, replaced: Option<&JobRecord>, nonce: Nonce, now: T
     }
     write
 }
+
+#[cfg(test)]
+mod tests {
+    use penstock_policy::classes::Class;
+    use penstock_policy::id::{PoolId, TenantId, WorkerId};
+    use penstock_policy::job::Head;
+    use penstock_service::ports::JobSpec;
+
+    use super::*;
+
+    #[test]
+    fn both_forms_of_a_claim_are_expressions_dynamodb_takes() {
+        let now = Timestamp::from_millis(1);
+        let spec = JobSpec {
+            id: JobId::new(now, 2),
+            tenant: TenantId::new("acme").unwrap(),
+            class: Class::P0,
+            pool: PoolId::new("main").unwrap(),
+            model: String::new(),
+            created: now,
+            due: now,
+            streamed: false,
+            estimated_tokens: 0,
+            reservation: None,
+        };
+        let owner = WorkerId::new("w").unwrap();
+        let claim = Claim { spec, owner, digest: "new".to_owned(), lease_until: now };
+        let found = JobRecord {
+            spec: None,
+            head: Head::queued(Nonce(1)),
+            owner: None,
+            digest: Some("old".to_owned()),
+            started: None,
+            finished: None,
+            outcome: None,
+        };
+        for replaced in [None, Some(&found)] {
+            assert_eq!(claim_write(&claim, replaced, Nonce(3), now).problems(), [""; 0]);
+        }
+    }
+}

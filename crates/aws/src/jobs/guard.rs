@@ -147,3 +147,37 @@ const fn word(state: State) -> &'static str {
         State::Expired => "expired",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use penstock_policy::id::Epoch;
+    use penstock_policy::job::Position;
+
+    use super::*;
+
+    #[test]
+    fn every_steps_expression_is_one_dynamodb_takes() {
+        let now = Timestamp::from_millis(1);
+        let last = Some(Position { epoch: Epoch(1), seq: 2 });
+        let steps = [
+            Step::Put,
+            Step::Claim { lease_until: now },
+            Step::Renew { epoch: Epoch(1), lease_until: now },
+            Step::Release { epoch: Epoch(1), blameless: true },
+            Step::Release { epoch: Epoch(1), blameless: false },
+            Step::Finish { epoch: Epoch(1), end: End::Failed, last },
+            Step::Finish { epoch: Epoch(1), end: End::Succeeded, last: None },
+            Step::Expire,
+            Step::Join,
+            Step::Leave,
+            Step::Cancel { regardless_of_interest: true },
+            Step::Cancel { regardless_of_interest: false },
+            Step::Settle,
+        ];
+        let job = JobId::new(now, 3);
+        for step in steps {
+            assert_eq!(write(job, step, Nonce(4), now).problems(), [""; 0], "{step:?}");
+        }
+        assert_eq!(call_off(job, Nonce(4), now).problems(), [""; 0]);
+    }
+}
