@@ -1,1 +1,239 @@
+//! The request path over AWS: HTTP, the real Lambda binaries, DynamoDB and SQS on the wire, real `gpu-worker` processes
+//! on ONNX Runtime, and back; whole and streamed, undisturbed and under fire.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test stops at the first surprise and prints its figures"
+)]
 
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use harness::client::{Client, Reply, tasks};
+use harness::deployment::{Deployment, deploy};
+use harness::lambda::{Function, Gateway};
+use harness::ministack::Ministack;
+use harness::process::Process;
+use harness::{built, given, root};
+use penstock_policy::id::{JobId, PoolId};
+use penstock_policy::job::State;
+use penstock_policy::time::Timestamp;
+use penstock_service::ports::{Control, Jobs};
+
+const MODEL: &str = "task-int4";
+
+/// A deployment with its API, and what it takes to start workers.
+struct Stack {
+    _ministack: Ministack,
+    deployment: Deployment,
+    front: Arc<Function>,
+    client: Client,
+}
+
+impl Stack {
+    async fn start() -> Self {
+        let ministack = Ministack::start().await;
+        let deployment = deploy(&ministack, "path", &[MODEL]).await;
+        let front = Function::new(built("front"), deployment.variables.clone());
+        let jobs = Function::new(built("jobs"), deployment.variables.clone());
+        let routes = vec![
+            ("/v1/chat", Arc::clone(&front)),
+            ("/healthz", Arc::clone(&front)),
+            ("/v1/jobs", Arc::clone(&jobs)),
+            ("/v1/models", jobs),
+        ];
+        let gateway = Gateway::start(routes).await;
+        let client = Client::new(&gateway.url, &deployment.key);
+        Self { _ministack: ministack, deployment, front, client }
+    }
+
+    /// Starts a worker, and waits until it has signed on.
+    async fn worker(&self, name: &str) -> Process {
+        let mut command = Command::new(built("gpu-worker"));
+        command.env_clear().envs(&self.deployment.variables);
+        command.args(["--pool", MODEL, "--slots", "8", "--id", name, "--ort", &given("PENSTOCK_ORT")]);
+        command.arg("--model").arg(root().join("gpu-worker/fixtures/task-int4"));
+        let process = Process::start(&mut command);
+        let begun = Instant::now();
+        loop {
+            let pool = PoolId::new(MODEL).unwrap();
+            let workers = self.deployment.aws.workers(&pool, Timestamp::EPOCH).await.unwrap();
+            if workers.iter().any(|worker| worker.id.as_str() == name) {
+                return process;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "worker {name} does not sign on");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn job_of(&self, reply: &Reply) -> penstock_service::ports::JobRecord {
+        let id: JobId = reply.header("x-penstock-job-id").parse().unwrap();
+        self.deployment.aws.record(id).await.unwrap().unwrap()
+    }
+}
+
+/// Asks all tasks, 16 at once, every second one streamed.
+async fn ask_all(client: &Client, tasks: &[(String, String)]) -> Vec<Reply> {
+    let asked = futures_util::stream::iter(tasks.iter().enumerate());
+    let replies = asked.map(|(n, (prompt, _))| async move { client.ask(MODEL, prompt, n % 2 == 0).await });
+    replies.buffered(16).collect().await
+}
+
+/// How many answers are right; the model itself misses one in 300.
+fn right(replies: &[Reply], tasks: &[(String, String)]) -> usize {
+    replies.iter().zip(tasks).filter(|(reply, (_, answer))| reply.text() == *answer).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_requests_are_answered_right_each_published_once_and_their_aws_calls_are_counted() {
+    let stack = Stack::start().await;
+    let _worker = stack.worker("w1").await;
+    let tasks = tasks(64, 64);
+    let replies = ask_all(&stack.client, &tasks).await;
+    assert!(right(&replies, &tasks) >= 63, "{} of 64 right", right(&replies, &tasks));
+    for (reply, (prompt, _)) in replies.iter().zip(&tasks) {
+        // A prompt drawn twice is one job, which the second asker joins.
+        if reply.header("x-penstock-served-by") == "fresh" && !reply.header("x-penstock-job-id").is_empty() {
+            let record = stack.job_of(reply).await;
+            assert_eq!(
+                (record.head.state, record.head.epoch.0, record.head.unsettled),
+                (State::Succeeded, 1, false),
+                "{prompt}"
+            );
+        }
+    }
+    let inits: Vec<u128> = stack.front.inits().iter().map(Duration::as_millis).collect();
+    println!("front: {} environments, init {:?} ms", inits.len(), inits);
+    assert_embedded_agrees(&replies, &tasks).await;
+    assert_calls_of_one_request(&stack).await;
+}
+
+/// The same prompts through `penstock up` give the same texts.
+async fn assert_embedded_agrees(replies: &[Reply], tasks: &[(String, String)]) {
+    let folder = tempfile::tempdir().unwrap();
+    let ready = folder.path().join("ready.json");
+    let mut command = Command::new(built("penstock"));
+    command.args(["up", "--ephemeral", "--port", "0", "--ort", &given("PENSTOCK_ORT"), "--ready-file"]).arg(&ready);
+    command.env("XDG_CACHE_HOME", folder.path()).stdout(std::process::Stdio::null());
+    let _embedded = Process::start(&mut command);
+    let ready = harness::process::appears(&ready, Duration::from_secs(60));
+    let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
+    let client = Client::new(ready["url"].as_str().unwrap(), ready["api_key"].as_str().unwrap());
+    let embedded = ask_all(&client, tasks).await;
+    for ((by_aws, by_embedded), (prompt, _)) in replies.iter().zip(&embedded).zip(tasks) {
+        assert_eq!(by_aws.text(), by_embedded.text(), "{prompt}");
+    }
+}
+
+/// One request on a warm environment, its calls counted by the emulator's own log of the port: the front door makes
+/// them in a process of its own, so the same use case runs here on counted ports.
+async fn assert_calls_of_one_request(stack: &Stack) {
+    use penstock_service::system::{OsEntropy, TaskSpawner};
+    let aws = &stack.deployment.aws;
+    let ports = aws.ports(Arc::new(TaskSpawner), Arc::new(OsEntropy));
+    let service = penstock_service::Service::new(ports, penstock_service::config::Timing::default(), b"counted");
+    let router = penstock_service::front_router(Arc::new(service));
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let client = Client::new(&url, &stack.deployment.key);
+    // Warm: keys, tenant, pools, capacity, queue URL.
+    assert_eq!(client.ask(MODEL, "C:1=", false).await.text(), "1");
+    for (what, prompt, streamed) in
+        [("whole", "C:22=", false), ("streamed", "R:1234567890=", true), ("again", "C:22=", false)]
+    {
+        let before = aws.calls().snapshot();
+        client.ask(MODEL, prompt, streamed).await;
+        let calls: BTreeMap<String, u64> = aws
+            .calls()
+            .snapshot()
+            .into_iter()
+            .map(|(call, count)| (call.clone(), count - before.get(&call).copied().unwrap_or(0)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        println!("AWS calls of the front door, one request, {what}: {calls:?}");
+        let writes: u64 = calls
+            .iter()
+            .filter(|(call, _)| call.contains("UpdateItem") || call.contains("PutItem"))
+            .map(|(_, n)| n)
+            .sum();
+        let sends: u64 = calls.iter().filter(|(call, _)| call.contains("SendMessage")).map(|(_, n)| n).sum();
+        let (most_writes, expected_sends) = if what == "again" { (0, 0) } else { (4, 1) };
+        assert!(writes <= most_writes, "{what}: tenant, virtual queue, marker, record: {calls:?}");
+        assert_eq!(sends, expected_sends, "{what}: {calls:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_between_claim_and_finish_or_in_mid_stream_is_replaced_and_no_word_is_lost_or_said_twice() {
+    let stack = Stack::start().await;
+    let tasks = tasks(7, 48);
+    let mut worker = stack.worker("victim-0").await;
+    let client = stack.client.clone();
+    let asked = tasks.clone();
+    let asking = tokio::spawn(async move { ask_all(&client, &asked).await });
+    for round in 1..=3 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        worker.signal("KILL");
+        worker.wait(Duration::from_secs(5));
+        worker = stack.worker(&format!("victim-{round}")).await;
+    }
+    let replies = tokio::time::timeout(Duration::from_secs(120), asking).await.unwrap().unwrap();
+    assert!(right(&replies, &tasks) >= 47, "{} of 48 right", right(&replies, &tasks));
+    let mut claims = 0;
+    for reply in replies.iter().filter(|reply| !reply.header("x-penstock-job-id").is_empty()) {
+        let record = stack.job_of(reply).await;
+        assert_eq!(record.head.state, State::Succeeded);
+        claims += record.head.epoch.0;
+    }
+    println!("three kills: 48 requests, {claims} claims in all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_told_to_stop_hands_back_what_it_cannot_finish() {
+    let stack = Stack::start().await;
+    let mut first = stack.worker("first").await;
+    let tasks = tasks(9, 24);
+    let (client, asked) = (stack.client.clone(), tasks.clone());
+    let asking = tokio::spawn(async move { ask_all(&client, &asked).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    first.signal("TERM");
+    assert!(first.wait(Duration::from_secs(30)).success(), "a drained worker exits with 0");
+    let _second = stack.worker("second").await;
+    let replies = tokio::time::timeout(Duration::from_secs(60), asking).await.unwrap().unwrap();
+    assert!(right(&replies, &tasks) >= 23);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_requests_jobs_and_models_are_answered_by_the_functions_as_by_the_embedded_server() {
+    let stack = Stack::start().await;
+    let _worker = stack.worker("w1").await;
+    let client = &stack.client;
+    assert_eq!(client.send("GET", "/healthz").await.status, 200);
+    let models = client.send("GET", "/v1/models").await.json();
+    assert_eq!(models["data"][0]["id"], MODEL);
+    assert_eq!(client.post("/v1/chat/completions", "{").await.json()["error"]["code"], "invalid_json");
+    let unknown = client.ask("nope", "C:1=", false).await;
+    assert_eq!(
+        (unknown.status, unknown.json()["error"]["code"].as_str().unwrap().to_owned()),
+        (404, "model_not_found".into())
+    );
+    let wrong = Client::new("http://unused", "ps_x_y");
+    drop(wrong);
+    let long = client.ask(MODEL, &"1".repeat(2000), false).await;
+    assert_eq!(
+        (long.status, long.json()["error"]["code"].as_str().unwrap().to_owned()),
+        (400, "context_length_exceeded".into())
+    );
+    let reply = client.ask(MODEL, "S:4213=", false).await;
+    let job = client.send("GET", &format!("/v1/jobs/{}", reply.header("x-penstock-job-id"))).await.json();
+    assert_eq!(
+        (job["status"].as_str(), job["result"]["choices"][0]["message"]["content"].as_str()),
+        (Some("succeeded"), Some("1234"))
+    );
+    assert_eq!(client.send("GET", "/v1/jobs/01ARZ3NDEKTSV4RRFFQ69G5FAV").await.status, 404);
+    assert_eq!(client.send("GET", "/v1/chat/completions").await.status, 405);
+}

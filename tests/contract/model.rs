@@ -107,7 +107,7 @@ impl Model {
             }
         }
         if let Some(claim) = &acceptance.marker {
-            if let Some(found) = self.markers.get(&claim.key)
+            if let Some(found) = self.markers.get(&claim.key).copied()
                 && found.expires > now
                 && found.job != id
                 && Some(found.job) != claim.replaces
