@@ -1,7 +1,7 @@
 //! The ports on DynamoDB, SQS and S3.
 //!
 //! Every expression, attribute name and SDK type stays inside this crate. The guards of the protocol are written as
-//! condition expressions ([`jobs`], [`limits`], [`markers`]); when a condition fails, DynamoDB hands back the item that
+//! condition expressions (modules `jobs`, `limits`, `markers`); when a condition fails, DynamoDB hands back the item that
 //! beat it, and `penstock_policy` evaluated on that item says why, so that expression and table cannot drift apart
 //! unnoticed and no second read is paid for.
 //!

@@ -2,7 +2,7 @@
 //!
 //! The grant rule has two branches (`penstock_policy::gcra`): a bucket in use adds to its `tat`, an idle one begins
 //! anew. DynamoDB has no `max`, so each part's branch is chosen before the write from the state last seen here, and a
-//! wrong choice fails the condition and comes back with the item, on which `gcra::take` decides what to do. Additions
+//! wrong choice fails the condition and comes back with the item, on which `gcra::take_all` decides what to do. Additions
 //! commute, so concurrent takers only ever meet at the idle edge, where one wins and the others take the busy branch.
 //!
 //! Attributes: `t<i>` tat in nanoseconds, `g<i>` generation, of part `i`; `n` the nonce of the last take.
@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use penstock_policy::gcra::{self, Branches, Bucket, Spent, Verdict};
+use penstock_policy::gcra::{self, Branches, Bucket, JointVerdict, Limit, Spent};
 use penstock_policy::id::Nonce;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{BucketKey, Levels, Limits, PortError, PortResult, Reservation, Take, TakeOutcome};
@@ -78,7 +78,9 @@ impl Aws {
             take.parts.iter().map(|part| gcra::branches(&part.limit, part.units, now)).collect();
         let Some(branches) = branches else {
             // Never satisfiable: nothing to write; the read is only for the answer's levels.
-            return Ok(Taken { outcome: verdict(take, self.levels(&take.key, true).await?, now), fresh: true });
+            let levels = self.levels(&take.key, true).await?;
+            let never = TakeOutcome::Refused { part: 0, until: None, levels: levels.clone() };
+            return Ok(Taken { outcome: refusal(take, &levels, now).unwrap_or(never), fresh: true });
         };
         let pk = bucket_pk(&take.key);
         let mut levels = self.seen.guess(&pk);
@@ -93,8 +95,7 @@ impl Aws {
             if fresh || Fields::new("bucket", &found).nonce()? == Some(nonce) {
                 return Ok(Taken { outcome: granted(take, &branches, levels), fresh });
             }
-            let outcome = verdict(take, levels.clone(), now);
-            if matches!(outcome, TakeOutcome::Refused { .. }) {
+            if let Some(outcome) = refusal(take, &levels, now) {
                 return Ok(Taken { outcome, fresh: true });
             }
         }
@@ -184,30 +185,12 @@ fn granted(take: &Take, branches: &[Branches], levels: Levels) -> TakeOutcome {
     TakeOutcome::Granted { reservation: Reservation { key: take.key.clone(), spent }, levels }
 }
 
-/// What the policy says about the whole take on the state found.
-fn verdict(take: &Take, levels: Levels, now: Timestamp) -> TakeOutcome {
-    let mut next = Vec::with_capacity(take.parts.len());
-    let mut spent_parts = Vec::with_capacity(take.parts.len());
-    let mut refusal: Option<(usize, Timestamp)> = None;
-    for (index, part) in take.parts.iter().enumerate() {
-        match gcra::take(levels.part(index), &part.limit, part.units, now) {
-            Verdict::Granted { bucket, spent } => {
-                next.push(bucket);
-                spent_parts.push(spent);
-            }
-            Verdict::NeverSatisfiable => return TakeOutcome::Refused { part: index, until: None, levels },
-            Verdict::Refused { until } if refusal.is_none_or(|(_, latest)| until > latest) => {
-                refusal = Some((index, until));
-            }
-            Verdict::Refused { .. } => {}
-        }
-    }
-    match refusal {
-        Some((part, until)) => TakeOutcome::Refused { part, until: Some(until), levels },
-        None => {
-            let reservation = Reservation { key: take.key.clone(), spent: spent_parts };
-            TakeOutcome::Granted { reservation, levels: Levels(next) }
-        }
+/// The policy's refusal of the whole take on the state found, if it refuses.
+fn refusal(take: &Take, levels: &Levels, now: Timestamp) -> Option<TakeOutcome> {
+    let parts: Vec<(Limit, u64)> = take.parts.iter().map(|part| (part.limit, part.units)).collect();
+    match gcra::take_all(&levels.0, &parts, now) {
+        JointVerdict::Granted { .. } => None,
+        JointVerdict::Refused { part, until } => Some(TakeOutcome::Refused { part, until, levels: levels.clone() }),
     }
 }
 
@@ -234,7 +217,6 @@ fn bucket_pk(key: &BucketKey) -> String {
 
 #[cfg(test)]
 mod tests {
-    use penstock_policy::gcra::Limit;
     use penstock_policy::id::TenantId;
     use penstock_service::ports::TakePart;
 

@@ -1,7 +1,7 @@
 //! Markers, in the `cache` table: `K#<tenant>#<digest>`.
 //!
 //! Attributes: `jid` the job, `fp` the request's fingerprint, `wr` and `exp` written and expires in milliseconds. The
-//! job id serves as the nonce: only one attempt bears it, and writing one's own marker again changes nothing.
+//! job id serves as the nonce: a condition that fails on a marker with one's own job is a success.
 
 use std::time::Duration;
 
@@ -53,12 +53,13 @@ impl Aws {
         now: Timestamp,
     ) -> PortResult<Option<Marker>> {
         let mut write = Write::on(marker_key(&claim.key));
-        let replaceable = if claim.replaces.is_some() { " OR #jid = :replaces" } else { "" };
-        if let Some(replaces) = claim.replaces {
+        let replaces = claim.replaces.filter(|replaced| *replaced != job);
+        let replaceable = if replaces.is_some() { " OR #jid = :replaces" } else { "" };
+        if let Some(replaces) = replaces {
             write.bind("replaces", s(replaces.to_string()));
         }
         write
-            .require(format!("attribute_not_exists(#pk) OR #exp <= :now OR #jid = :set_jid{replaceable}"))
+            .require(format!("attribute_not_exists(#pk) OR #exp <= :now{replaceable}"))
             .bind("now", ms(now))
             .set("v", n(VERSION))
             .set("jid", s(job.to_string()))
@@ -68,7 +69,8 @@ impl Aws {
             .set("ttl", ttl(claim.expires, Duration::from_secs(1)));
         match self.update(&self.names.cache_table, write, Repeats::BySdk).await? {
             Written::Done(_) => Ok(None),
-            Written::Not(found) => read_marker(&found).map(Some),
+            // One that names the job already is ours, and stays as it was first written.
+            Written::Not(found) => Ok(Some(read_marker(&found)?).filter(|found| found.job != job)),
         }
     }
 }

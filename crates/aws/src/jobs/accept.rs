@@ -93,12 +93,6 @@ impl Aws {
             },
         }
         let found = self.put_record(&message.spec, acceptance.nonce, now).await?;
-        if found.spec.as_ref().is_some_and(|stored| stored.reservation != message.spec.reservation) {
-            // Another attempt accepted the same job first. Its reservation is the one the job's end settles; ours is
-            // taken twice.
-            let surplus = Done { reservations: core::mem::take(&mut done.reservations), ..Done::default() };
-            self.undo(surplus, message.spec.id, acceptance.nonce).await;
-        }
         Ok(accepted(found.spec, message.spec, done))
     }
 
@@ -111,7 +105,7 @@ impl Aws {
         done: &mut Done<'_>,
         now: Timestamp,
     ) -> PortResult<Option<Accepted>> {
-        for (index, take) in acceptance.takes.iter().enumerate() {
+        for take in &acceptance.takes {
             let taken = match self.take_units(take, acceptance.nonce, now).await {
                 Ok(taken) => taken,
                 Err(error) => {
@@ -121,7 +115,7 @@ impl Aws {
             };
             match taken.outcome {
                 TakeOutcome::Granted { reservation, levels } => {
-                    if index == 0 && matches!(take.key, BucketKey::Tenant { .. }) {
+                    if matches!(take.key, BucketKey::Tenant { .. }) {
                         spec.reservation = Some(reservation.clone());
                     }
                     // A repetition's grant may belong to a job that was accepted, and is then that job's to give back.
