@@ -1,0 +1,392 @@
+//! The templates against the code they deploy: what CloudFormation would only find out at deployment, or nobody until
+//! the first request.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use harness::{given, root};
+use penstock_policy::classes::Class;
+use penstock_service::config::{Timing, VARIABLES};
+use serde_json::{Map, Value, json};
+
+/// A program of the Python environment that has aws-sam-cli.
+fn sam(program: &str) -> Command {
+    let mut command = Command::new(Path::new(&given("PENSTOCK_SAM")).join(program));
+    command.current_dir(root()).env("AWS_DEFAULT_REGION", "us-east-1").env("SAM_CLI_TELEMETRY", "0");
+    command
+}
+
+/// Runs a command and gives what it printed.
+fn printed(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}\n{out}\n{err}");
+    out.into_owned()
+}
+
+/// The templates that the root's nested stacks are made of.
+fn nested_files() -> Vec<PathBuf> {
+    let files = std::fs::read_dir(root().join("infra")).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "yaml")).collect()
+}
+
+/// Everything `template/translate.py` says.
+fn templates() -> &'static Value {
+    static TEMPLATES: OnceLock<Value> = OnceLock::new();
+    TEMPLATES.get_or_init(|| {
+        let mut command = sam("python");
+        command.args(["tests/template/translate.py", "template.yaml"]).args(nested_files());
+        serde_json::from_str(&printed(&mut command)).unwrap()
+    })
+}
+
+fn object(value: &Value) -> &Map<String, Value> {
+    value.as_object().unwrap_or_else(|| panic!("not an object: {value}"))
+}
+
+fn names(object: &Map<String, Value>) -> BTreeSet<&str> {
+    object.keys().map(String::as_str).collect()
+}
+
+/// All resources of a type, of the root as SAM translates it and of the nested stacks, with their names.
+fn resources(kind: &str) -> BTreeMap<&'static str, &'static Value> {
+    let nested = object(&templates()["nested"]).values();
+    let all = nested.chain([&templates()["root"]]).flat_map(|template| object(&template["Resources"]));
+    all.filter(|(_, resource)| resource["Type"] == kind).map(|(name, resource)| (name.as_str(), resource)).collect()
+}
+
+/// The functions as SAM translates them, by the binary that each is built from.
+fn functions() -> BTreeMap<&'static str, (&'static str, &'static Value)> {
+    let translated = resources("AWS::Lambda::Function").into_iter();
+    let named = translated.map(|(name, function)| {
+        let metadata = &templates()["source"]["Resources"][name]["Metadata"];
+        assert_eq!(metadata["BuildMethod"], "rust-cargolambda", "{name}");
+        (metadata["BuildProperties"]["Binary"].as_str().unwrap(), (name, &function["Properties"]))
+    });
+    named.collect()
+}
+
+/// Every route of the API with its integration.
+fn integrations() -> Vec<(String, &'static str, &'static Value)> {
+    let paths = object(&templates()["root"]["Resources"]["Api"]["Properties"]["Body"]["paths"]);
+    let of_path = |(path, methods): (&'static String, &'static Value)| {
+        let methods = object(methods).iter();
+        methods.map(|(method, about)| (method.to_uppercase(), path.as_str(), &about["x-amazon-apigateway-integration"]))
+    };
+    paths.iter().flat_map(of_path).collect()
+}
+
+fn source(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// The number, or product of numbers, that stands in `text` right behind `marker`.
+fn number(text: &str, marker: &str) -> u64 {
+    let at = text.find(marker).unwrap_or_else(|| panic!("{marker} is not there")) + marker.len();
+    let expression: String = text[at..].chars().take_while(|c| c.is_ascii_digit() || " *".contains(*c)).collect();
+    expression.split('*').map(|factor| factor.trim().parse::<u64>().unwrap()).product()
+}
+
+/// Shows every object in `value` to `look`.
+fn visit(value: &'static Value, look: &mut impl FnMut(&'static Map<String, Value>)) {
+    match value {
+        Value::Object(object) => {
+            look(object);
+            object.values().for_each(|inner| visit(inner, look));
+        }
+        Value::Array(items) => items.iter().for_each(|inner| visit(inner, look)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// One value or several, as CloudFormation lets either stand.
+fn several(value: &Value) -> Vec<&Value> {
+    value.as_array().map_or_else(|| vec![value], |items| items.iter().collect())
+}
+
+#[test]
+fn sam_and_cloudformation_find_nothing_to_object_to() {
+    printed(sam("sam").args(["validate", "--lint", "--template", "template.yaml"]));
+    printed(sam("cfn-lint").args(nested_files()));
+}
+
+#[test]
+fn every_function_is_built_from_a_binary_and_every_binary_is_deployed() {
+    let metadata = ["metadata", "--offline", "--no-deps", "--format-version", "1"];
+    let metadata: Value =
+        serde_json::from_str(&printed(Command::new(env!("CARGO")).args(metadata).current_dir(root()))).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let package = packages.iter().find(|package| package["name"] == "penstock-functions").unwrap();
+    let targets = package["targets"].as_array().unwrap().iter().filter(|target| target["kind"] == json!(["bin"]));
+    let binaries: BTreeSet<&str> = targets.map(|target| target["name"].as_str().unwrap()).collect();
+    assert_eq!(functions().into_keys().collect::<BTreeSet<_>>(), binaries);
+    // Where cargo finds these binaries: `cargo lambda build --bin` looks in the package it is started in.
+    let folder = templates()["source"]["Globals"]["Function"]["CodeUri"].as_str().unwrap();
+    assert_eq!(root().join(folder).join("Cargo.toml"), Path::new(package["manifest_path"].as_str().unwrap()));
+    for (binary, (_, function)) in functions() {
+        assert_eq!((&function["Runtime"], &function["Handler"]), (&json!("provided.al2023"), &json!("bootstrap")));
+        assert_eq!(function["Architectures"], json!([{"Ref": "Architecture"}]), "{binary}");
+    }
+}
+
+#[test]
+fn every_function_gets_the_variables_it_reads_and_no_others() {
+    let known: BTreeSet<&str> = VARIABLES.iter().map(|variable| variable.name).collect();
+    let required: BTreeSet<&str> =
+        VARIABLES.iter().filter(|variable| variable.required).map(|variable| variable.name).collect();
+    for (binary, (_, function)) in functions() {
+        let variables = object(&function["Environment"]["Variables"]).keys().map(String::as_str);
+        let given: BTreeSet<&str> = variables.filter(|name| name.starts_with("PENSTOCK_")).collect();
+        assert!(given.is_superset(&required), "{binary} lacks {:?}", required.difference(&given));
+        assert!(given.is_subset(&known), "{binary} does not read {:?}", given.difference(&known));
+    }
+}
+
+/// The handlers write Lambda's streaming form, which the gateway reads only if it calls the function that way.
+#[test]
+fn every_route_is_streamed_from_the_functions_live_alias() {
+    for (method, path, integration) in integrations() {
+        let uri = integration["uri"]["Fn::Sub"].as_str().unwrap();
+        assert!(uri.contains("lambda:path/2021-11-15/functions/${"), "{method} {path}: {uri}");
+        assert!(uri.ends_with("Aliaslive}/response-streaming-invocations"), "{method} {path}: {uri}");
+        assert_eq!(integration["responseTransferMode"], "STREAM", "{method} {path}");
+    }
+    let all = integrations();
+    let (_, _, chat) = all.iter().find(|(_, path, _)| *path == "/v1/chat/completions").unwrap();
+    assert_eq!(chat["timeoutInMillis"], 900_000);
+    assert_eq!(functions()["front"].1["Timeout"], 900, "the function must not end before the gateway does");
+}
+
+/// The routes that `fn <name>()` of the router adds.
+fn routes(router: &str, name: &str) -> BTreeSet<(String, String)> {
+    let begin = router.find(&format!("fn {name}() -> Router")).unwrap();
+    let body = &router[begin..begin + router[begin..].find("\n}").unwrap()];
+    let mut found = BTreeSet::new();
+    for route in body.split(".route(").skip(1) {
+        let path = route.split('"').nth(1).unwrap();
+        for method in ["get", "post", "put", "patch", "delete"] {
+            let called = |at: usize| !route[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+            if route.match_indices(&format!("{method}(")).any(|(at, _)| called(at)) {
+                found.insert((method.to_uppercase(), path.to_owned()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_api_has_the_routers_routes_each_on_the_function_that_serves_it() {
+    let router = source("crates/service/src/http.rs");
+    for (binary, (name, _)) in functions() {
+        let main = source(&format!("functions/src/bin/{binary}.rs"));
+        assert!(main.contains(&format!("{binary}_router")), "{binary} serves other routes than its own");
+        let alias = format!("${{{name}Aliaslive}}");
+        let all = integrations().into_iter();
+        let offered: BTreeSet<(String, String)> = all
+            .filter(|(_, _, integration)| integration["uri"]["Fn::Sub"].as_str().unwrap().contains(&alias))
+            .map(|(method, path, _)| (method, path.to_owned()))
+            .collect();
+        assert!(!offered.is_empty(), "{binary} has no route");
+        assert_eq!(offered, routes(&router, binary), "{binary}");
+    }
+}
+
+#[test]
+fn what_the_gateway_answers_by_itself_is_an_error_in_openais_form() {
+    let answers =
+        object(&templates()["root"]["Resources"]["Api"]["Properties"]["Body"]["x-amazon-apigateway-gateway-responses"]);
+    for general in ["DEFAULT_4XX", "DEFAULT_5XX"] {
+        assert!(answers.contains_key(general), "{general}");
+    }
+    let mut codes = BTreeMap::new();
+    for (name, answer) in answers {
+        let text = answer["responseTemplates"]["application/json"].as_str().unwrap();
+        // The gateway puts a quoted text there.
+        let text = text.replace("$context.error.messageString", "\"message\"");
+        let body: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let error = object(&body["error"]);
+        assert_eq!(names(error), BTreeSet::from(["code", "message", "param", "type"]), "{name}");
+        assert!(error["message"].is_string() && error["type"].is_string() && error["param"].is_null(), "{name}");
+        codes.insert(name.as_str(), (answer["statusCode"].as_str(), error["code"].as_str().unwrap().to_owned()));
+    }
+    assert_eq!(codes["MISSING_AUTHENTICATION_TOKEN"], (Some("404"), "unknown_url".to_owned()));
+    assert_eq!(codes["THROTTLED"], (Some("429"), "rate_limit_exceeded".to_owned()));
+    let headers = &answers["THROTTLED"]["responseParameters"];
+    assert_eq!(headers["gatewayresponse.header.Retry-After"], "'1'");
+    assert_eq!(headers["gatewayresponse.header.Retry-After-Ms"], "'1000'");
+}
+
+#[test]
+fn tables_have_the_keys_and_the_expiry_that_the_adapter_makes_them_with() {
+    let adapter = source("crates/aws/src/setup.rs");
+    assert!(adapter.contains("TimeToLiveSpecification::builder().attribute_name(\"ttl\").enabled(true)"));
+    let tables = resources("AWS::DynamoDB::Table");
+    let names = [("adm", "AdmTable"), ("job", "JobTable"), ("cache", "CacheTable"), ("ctl", "CtlTable")];
+    assert_eq!(tables.len(), names.len());
+    for (name, resource) in names {
+        let sorted = adapter.contains(&format!("(&names.{name}_table, true)"));
+        assert!(sorted || adapter.contains(&format!("(&names.{name}_table, false)")), "the adapter has no {name}");
+        let keys: &[(&str, &str)] = if sorted { &[("pk", "HASH"), ("sk", "RANGE")] } else { &[("pk", "HASH")] };
+        let schema: Vec<Value> =
+            keys.iter().map(|(key, kind)| json!({"AttributeName": key, "KeyType": kind})).collect();
+        let types: Vec<Value> =
+            keys.iter().map(|(key, _)| json!({"AttributeName": key, "AttributeType": "S"})).collect();
+        let table = &tables[resource]["Properties"];
+        assert_eq!(table["KeySchema"], json!(schema), "{name}");
+        assert_eq!(table["AttributeDefinitions"], json!(types), "{name}");
+        assert_eq!(table["TimeToLiveSpecification"], json!({"AttributeName": "ttl", "Enabled": true}), "{name}");
+        assert_eq!(table["BillingMode"], "PAY_PER_REQUEST", "{name}");
+        let fuse = &table["OnDemandThroughput"]["MaxWriteRequestUnits"]["Ref"];
+        assert_eq!(*fuse, json!(format!("Max{}Writes", resource.trim_end_matches("Table"))), "{name}");
+        // What cannot be made again is kept and can be wound back.
+        let precious = matches!(name, "job" | "ctl");
+        let policy = if precious { "Retain" } else { "Delete" };
+        for kept in ["DeletionPolicy", "UpdateReplacePolicy"] {
+            assert_eq!(tables[resource][kept], policy, "{name}");
+        }
+        let recoverable = table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"] == true;
+        assert_eq!(recoverable, precious, "{name}");
+    }
+}
+
+#[test]
+fn queues_keep_messages_longer_than_their_class_is_patient_and_payloads_longer_still() {
+    let adapter = source("crates/aws/src/setup.rs");
+    let most_receives = number(&adapter, "MOST_RECEIVES: u32 = ");
+    let queues = resources("AWS::SQS::Queue");
+    assert_eq!(queues.len(), 2 * Class::ALL.len());
+    let named = |name: &str| {
+        let name = json!({"Fn::Sub": format!("${{Stage}}-${{DefaultPool}}-{name}")});
+        let (resource, queue) = queues.iter().find(|(_, queue)| queue["Properties"]["QueueName"] == name).unwrap();
+        (*resource, &queue["Properties"])
+    };
+    let mut longest = Duration::ZERO;
+    for class in Class::ALL {
+        let (_, queue) = named(class.name());
+        let (dead, dead_letters) = named(&format!("{}-dlq", class.name()));
+        let redrive = json!({"deadLetterTargetArn": {"Fn::GetAtt": [dead, "Arn"]}, "maxReceiveCount": most_receives});
+        assert_eq!(queue["RedrivePolicy"], redrive, "{}", class.name());
+        let kept = queue["MessageRetentionPeriod"].as_u64().unwrap();
+        assert_eq!(kept, number(&adapter, &format!("Class::{class:?} => Duration::from_secs(")), "{}", class.name());
+        assert!(Duration::from_secs(kept) > class.patience(), "{}", class.name());
+        longest = longest.max(Duration::from_secs(kept));
+        let dead_kept = number(&adapter, "DEAD_LETTERS_KEPT: Duration = Duration::from_secs(");
+        assert_eq!(dead_letters["MessageRetentionPeriod"], dead_kept, "{}", class.name());
+        assert_eq!(queue["VisibilityTimeout"], Timing::default().visibility.as_secs(), "{}", class.name());
+        assert_eq!(queue["VisibilityTimeout"], number(&adapter, "VISIBILITY: Duration = Duration::from_secs("));
+        assert!(queue["SqsManagedSseEnabled"] == true && dead_letters["SqsManagedSseEnabled"] == true);
+    }
+    assert_eq!(most_receives, 6);
+    let buckets = resources("AWS::S3::Bucket");
+    let rules = buckets["PayloadBucket"]["Properties"]["LifecycleConfiguration"]["Rules"].as_array().unwrap();
+    let expiring: Vec<&Value> = rules.iter().filter(|rule| rule["ExpirationInDays"].is_u64()).collect();
+    assert_eq!(expiring.len(), 1);
+    let days = expiring[0]["ExpirationInDays"].as_u64().unwrap();
+    assert!(Duration::from_secs(days * 24 * 3600) > longest, "a payload could vanish before its message");
+    let prefix = expiring[0]["Prefix"].as_str().unwrap();
+    assert!(source("crates/service/src/admit.rs").contains(&format!("\"{prefix}{{}}\"")), "payloads lie elsewhere");
+}
+
+/// The name of the SDK's method for an action: `dynamodb:GetItem` is `get_item`.
+fn method(action: &str) -> String {
+    let verb = action.split_once(':').unwrap().1;
+    let letters = verb.chars().enumerate().flat_map(|(at, c)| {
+        let gap = (at > 0 && c.is_ascii_uppercase()).then_some('_');
+        gap.into_iter().chain([c.to_ascii_lowercase()])
+    });
+    letters.collect()
+}
+
+#[test]
+fn a_role_may_do_named_things_to_named_things_and_only_what_the_adapter_does() {
+    let files = ["blobs", "control", "jobs/mod", "limits", "markers", "queue", "table"];
+    let adapter: String = files.iter().map(|file| source(&format!("crates/aws/src/{file}.rs"))).collect();
+    let mut statements = 0;
+    visit(templates(), &mut |object| {
+        assert!(!object.contains_key("ManagedPolicyArns"), "managed policies allow more than is needed: {object:?}");
+        if object.get("Effect") != Some(&json!("Allow")) {
+            return;
+        }
+        statements += 1;
+        for action in several(&object["Action"]) {
+            let action = action.as_str().unwrap();
+            assert!(!action.contains('*'), "{object:?}");
+            // What Lambda itself does, what EC2 and Lambda do to become the role, and what only colours S3's answers.
+            let not_ours = action.starts_with("logs:") || ["sts:AssumeRole", "s3:ListBucket"].contains(&action);
+            assert!(not_ours || adapter.contains(&format!(".{}()", method(action))), "nothing calls {action}");
+            let keys = &object.get("Condition").unwrap_or(&Value::Null)["ForAllValues:StringLike"];
+            let bounded = keys["dynamodb:LeadingKeys"].as_array().is_some_and(|keys| !keys.contains(&json!("*")));
+            assert!(bounded || !action.starts_with("dynamodb:"), "{action} on every key: {object:?}");
+        }
+        let resources = object.get("Resource").map(several).unwrap_or_default();
+        assert!(resources.iter().all(|resource| **resource != "*"), "{object:?}");
+        assert!(object.get("NotAction").is_none() && object.get("NotResource").is_none(), "{object:?}");
+        // Only a trust policy has a principal, and it trusts one service of AWS.
+        match object.get("Principal") {
+            Some(principal) => assert!(principal["Service"].is_string(), "{object:?}"),
+            None => assert!(!resources.is_empty(), "{object:?}"),
+        }
+    });
+    assert!(statements > 0);
+    let roles = resources("AWS::IAM::Role");
+    for (binary, (_, function)) in functions() {
+        let role = function["Role"]["Fn::GetAtt"][0].as_str().unwrap();
+        assert!(roles.contains_key(role), "{binary} has no role of its own");
+    }
+    assert_eq!(roles.len(), functions().len() + 1, "one role a function and one for workers");
+}
+
+#[test]
+fn nothing_is_reachable_from_outside_but_the_api() {
+    for (name, group) in resources("AWS::EC2::SecurityGroup") {
+        assert!(group["Properties"]["SecurityGroupIngress"].is_null(), "{name}");
+    }
+    for kind in ["AWS::EC2::SecurityGroupIngress", "AWS::Lambda::Url", "AWS::SQS::QueuePolicy"] {
+        assert!(resources(kind).is_empty(), "{kind}");
+    }
+    for (name, permission) in resources("AWS::Lambda::Permission") {
+        let permission = &permission["Properties"];
+        assert_eq!(permission["Principal"], "apigateway.amazonaws.com", "{name}");
+        assert!(!permission["SourceArn"].is_null(), "{name}");
+    }
+    for (name, bucket) in resources("AWS::S3::Bucket") {
+        let block = object(&bucket["Properties"]["PublicAccessBlockConfiguration"]);
+        assert!(block.len() == 4 && block.values().all(|on| *on == true), "{name}");
+        assert!(bucket["Properties"]["BucketEncryption"].is_object(), "{name}");
+        let policies = resources("AWS::S3::BucketPolicy");
+        let policy = policies.values().find(|policy| policy["Properties"]["Bucket"]["Ref"] == name).unwrap();
+        let first = &policy["Properties"]["PolicyDocument"]["Statement"][0];
+        assert_eq!((&first["Effect"], &first["Principal"]), (&json!("Deny"), &json!("*")), "{name}");
+        assert_eq!(first["Condition"]["Bool"]["aws:SecureTransport"], "false", "{name}");
+    }
+}
+
+/// Linters read one template at a time; what passes between them is checked here.
+#[test]
+fn nested_stacks_are_given_their_parameters_and_asked_only_for_outputs_they_have() {
+    let stacks = resources("AWS::CloudFormation::Stack");
+    assert_eq!(stacks.len(), nested_files().len(), "every template in infra/ is a nested stack");
+    let mut outputs = BTreeSet::new();
+    for (name, stack) in stacks {
+        let file = stack["Properties"]["TemplateURL"].as_str().unwrap().strip_prefix("infra/").unwrap();
+        let nested = &templates()["nested"][file];
+        let (given, declared) = (object(&stack["Properties"]["Parameters"]), object(&nested["Parameters"]));
+        assert_eq!(names(given), names(declared), "{name}");
+        outputs.extend(object(&nested["Outputs"]).keys().map(|output| format!("{name}.Outputs.{output}")));
+    }
+    let mut asked = BTreeSet::new();
+    visit(&templates()["root"], &mut |object| {
+        if let Some(Value::Array(path)) = object.get("Fn::GetAtt") {
+            asked.insert(path.iter().map(|part| part.as_str().unwrap()).collect::<Vec<_>>().join("."));
+        }
+        if let Some(Value::String(text)) = object.get("Fn::Sub") {
+            asked.extend(text.split("${").skip(1).map(|rest| rest.split('}').next().unwrap().to_owned()));
+        }
+    });
+    asked.retain(|name| name.contains(".Outputs."));
+    assert!(!asked.is_empty() && asked.is_subset(&outputs), "{:?}", asked.difference(&outputs));
+}
