@@ -77,9 +77,11 @@ impl Stack {
 
 /// Asks all tasks, 16 at once, every second one streamed.
 async fn ask_all(client: &Client, tasks: &[(String, String)]) -> Vec<Reply> {
-    let asked = futures_util::stream::iter(tasks.iter().enumerate());
-    let replies = asked.map(|(n, (prompt, _))| async move { client.ask(MODEL, prompt, n % 2 == 0).await });
-    replies.buffered(16).collect().await
+    let asked = tasks.iter().enumerate().map(|(n, (prompt, _))| {
+        let (client, prompt) = (client.clone(), prompt.clone());
+        async move { client.ask(MODEL, &prompt, n % 2 == 0).await }
+    });
+    futures_util::stream::iter(asked.collect::<Vec<_>>()).buffered(16).collect().await
 }
 
 /// How many answers are right; the model itself misses one in 300.

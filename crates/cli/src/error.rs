@@ -20,9 +20,9 @@ pub(crate) enum CliError {
     Open(#[from] penstock_sqlite::OpenError),
     #[error(transparent)]
     Load(#[from] LoadError),
-    #[error("two models are named '{0}': rename one of the folders")]
+    #[error("two models are named alike ('{0}'): rename one of the folders")]
     SameName(String),
-    #[error("'{}' cannot be a model's name: rename the folder to letters, digits, '.', '_' and '-'", .0.display())]
+    #[error("'{}' cannot be a model's name: rename the folder to 1 to 64 characters", .0.display())]
     ModelName(PathBuf),
     #[error("the store does not work: {0}")]
     Store(#[from] PortError),

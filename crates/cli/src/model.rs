@@ -47,16 +47,17 @@ pub(crate) fn choose(folders: &[PathBuf]) -> Result<Vec<Model>, CliError> {
     for folder in folders {
         let whole = folder.canonicalize().map_err(CliError::file("opening the model folder", folder))?;
         let name = whole.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if models.iter().any(|model| model.name == name) {
+        let model = named(&whole, &name)?;
+        if models.iter().any(|known| known.pool == model.pool) {
             return Err(CliError::SameName(name));
         }
-        models.push(named(&whole, &name)?);
+        models.push(model);
     }
     Ok(models)
 }
 
 fn named(folder: &Path, name: &str) -> Result<Model, CliError> {
-    let pool = PoolId::new(name).map_err(|_| CliError::ModelName(folder.to_owned()))?;
+    let pool = PoolId::of_model(name).map_err(|_| CliError::ModelName(folder.to_owned()))?;
     Ok(Model { name: name.to_owned(), pool, folder: folder.to_owned() })
 }
 

@@ -13,7 +13,7 @@ const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 pub enum InvalidId {
     /// A job id is 26 characters of Crockford base 32 and below 2^128.
     NotUlid,
-    /// A name is 1 to 64 characters of `a-z`, `A-Z`, `0-9`, `.`, `_`, `-`, `:`.
+    /// A name is 1 to 64 characters of `a-z`, `A-Z`, `0-9` and a few marks.
     NotName,
 }
 
@@ -21,7 +21,9 @@ impl fmt::Display for InvalidId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotUlid => "not a job id: expected 26 characters of Crockford base 32",
-            Self::NotName => "not a name: expected 1 to 64 characters of a-z, A-Z, 0-9, '.', '_', '-' or ':'",
+            Self::NotName => {
+                "not a name: expected 1 to 64 letters, digits, '-' or '_' (and '.' or ':' where it names no queue)"
+            }
         })
     }
 }
@@ -97,7 +99,7 @@ impl Epoch {
 pub struct Nonce(pub u64);
 
 macro_rules! name {
-    ($(#[$doc:meta])* $type:ident) => {
+    ($(#[$doc:meta])* $type:ident, $marks:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $type(Box<str>);
@@ -107,9 +109,10 @@ macro_rules! name {
             ///
             /// # Errors
             /// [`InvalidId::NotName`] if it is empty, longer than 64 bytes, or holds another character than
-            /// `a-z A-Z 0-9 . _ - :`. (`#` and `/` separate parts of stored keys and never occur in a name.)
+            #[doc = concat!("`a-z`, `A-Z`, `0-9` and `", $marks, "`.")]
+            /// (`#` and `/` separate parts of stored keys and never occur in a name.)
             pub fn new(text: &str) -> Result<Self, InvalidId> {
-                if is_name(text) { Ok(Self(text.into())) } else { Err(InvalidId::NotName) }
+                if is_name(text, $marks.as_bytes()) { Ok(Self(text.into())) } else { Err(InvalidId::NotName) }
             }
 
             /// The name as text.
@@ -143,19 +146,20 @@ macro_rules! name {
 
 name! {
     /// Who pays: the owner of keys, limits, jobs and cache entries.
-    TenantId
+    TenantId, "._-:"
 }
 name! {
-    /// One model on one kind of capacity, with its own four queues.
-    PoolId
+    /// One model on one kind of capacity, with its own four queues, whose names it is part of: so it holds only what
+    /// the name of an SQS queue may hold.
+    PoolId, "_-"
 }
 name! {
     /// One running worker process.
-    WorkerId
+    WorkerId, "._-:"
 }
 name! {
     /// The public half of an API key `ps_<kid>_<secret>`.
-    KeyId
+    KeyId, "._-:"
 }
 
 impl KeyId {
@@ -166,8 +170,19 @@ impl KeyId {
     }
 }
 
-fn is_name(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:".contains(&b))
+impl PoolId {
+    /// The pool of a model where nobody has named one: the model's name, with `-` for what a pool's name may not hold.
+    ///
+    /// # Errors
+    /// [`InvalidId::NotName`] if the name is empty or longer than 64 bytes.
+    pub fn of_model(model: &str) -> Result<Self, InvalidId> {
+        let fits = |c: char| if c.is_ascii_alphanumeric() || "_-".contains(c) { c } else { '-' };
+        Self::new(&model.chars().map(fits).collect::<String>())
+    }
+}
+
+fn is_name(text: &str, marks: &[u8]) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || marks.contains(&b))
 }
 
 #[cfg(test)]
@@ -204,6 +219,12 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<JobId>(), Err(InvalidId::NotUlid), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_model_with_any_name_has_a_pool_that_can_name_a_queue() {
+        assert_eq!(PoolId::of_model("Qwen2.5-0.5B").unwrap().as_str(), "Qwen2-5-0-5B");
+        assert_eq!(PoolId::new("a.b"), Err(InvalidId::NotName));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use penstock_policy::admission::{self, Capacity, Measure};
 use penstock_policy::classes::Class;
 use penstock_policy::gcra;
-use penstock_policy::id::JobId;
+use penstock_policy::id::{JobId, PoolId};
 use penstock_policy::job::{Denied, Step};
 use penstock_policy::marker::{self, Known, Plan};
 use penstock_policy::time::Timestamp;
@@ -93,7 +93,7 @@ impl Service {
             }
             None => None,
         };
-        let draft = self.draft(tenant, request, pool, now).await?;
+        let draft = self.draft(tenant, request, pool, now)?;
         match key {
             Some(key) => self.single_flight(tenant, draft, key, fingerprint).await,
             None => match self.accept(tenant, &draft, None, now).await? {
@@ -171,13 +171,7 @@ impl Service {
     }
 
     /// Everything about the job that is fixed before it is accepted.
-    async fn draft(
-        &self,
-        tenant: &Tenant,
-        request: &ChatRequest,
-        pool: &Pool,
-        now: Timestamp,
-    ) -> Result<Draft, ApiError> {
+    fn draft(&self, tenant: &Tenant, request: &ChatRequest, pool: &Pool, now: Timestamp) -> Result<Draft, ApiError> {
         let class = Class::granted(admission::class_of_tier(request.service_tier.as_deref()), tenant.ceiling);
         let prompt_bytes = request.messages.iter().map(|message| message.content.len()).sum();
         let measure = Measure {
@@ -199,8 +193,7 @@ impl Service {
             reservation: None,
         };
         let generation = serde_json::to_string(&self.generation(request, now)).map_err(|_| ApiError::internal())?;
-        let capacity = self.capacity(pool, now).await?;
-        Ok(Draft { spec, generation, capacity })
+        Ok(Draft { spec, generation })
     }
 
     /// Fixes what chance and the calendar decide, so that every worker computes the same answer.
@@ -235,15 +228,15 @@ impl Service {
         Ok(Payload::Blob(key))
     }
 
-    async fn capacity(&self, pool: &Pool, now: Timestamp) -> Result<Capacity, ApiError> {
-        if let Some(tokens_per_second) = self.caches.capacity.get(&pool.id, now) {
+    async fn capacity(&self, pool: &PoolId, now: Timestamp) -> Result<Capacity, ApiError> {
+        if let Some(tokens_per_second) = self.caches.capacity.get(pool, now) {
             return Ok(Capacity { tokens_per_second });
         }
-        let workers = self.ports.control.workers(&pool.id, now.before(admission::WORKER_SILENCE)).await?;
+        let workers = self.ports.control.workers(pool, now.before(admission::WORKER_SILENCE)).await?;
         let live = workers.iter().filter(|worker| !worker.draining).map(|worker| worker.tokens_per_second);
         let capacity = Capacity::of(live, ASSUMED_RATE);
         let good_for = self.timing.capacity_cache;
-        self.caches.capacity.put(pool.id.clone(), capacity.tokens_per_second, now, good_for);
+        self.caches.capacity.put(pool.clone(), capacity.tokens_per_second, now, good_for);
         Ok(capacity)
     }
 
@@ -262,7 +255,8 @@ impl Service {
                 TakePart { limit: tenant.limits.tokens, units: spec.estimated_tokens },
             ],
         };
-        let queue_limit = draft.capacity.virtual_queue(spec.class).map_err(|_| ApiError::internal())?;
+        let queue_limit =
+            self.capacity(&spec.pool, now).await?.virtual_queue(spec.class).map_err(|_| ApiError::internal())?;
         let queue_take = Take {
             key: BucketKey::VirtualQueue { pool: spec.pool.clone(), class: spec.class, shard: 0 },
             // A request larger than the whole queue still fits an empty one.
@@ -317,7 +311,6 @@ struct Draft {
     spec: JobSpec,
     /// The request, as the worker will read it.
     generation: String,
-    capacity: Capacity,
 }
 
 impl Draft {

@@ -1,7 +1,6 @@
 //! A request looked at as the job it became: fetching its answer later, cancelling it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use penstock_policy::id::JobId;
 use penstock_policy::job::{Denied, State, Step};
@@ -12,7 +11,6 @@ use crate::Service;
 use crate::error::ApiError;
 use crate::http::completion;
 use crate::ports::{JobRecord, Stepped, Tenant};
-use crate::relay::Relay;
 
 impl Service {
     /// A tenant's job.
@@ -39,8 +37,7 @@ impl Service {
             usage,
         };
         if record.head.state.is_terminal() {
-            let until = self.ports.clock.now().after(Duration::from_secs(5));
-            match Relay::new(Arc::clone(self), id).whole(until).await {
+            match self.text_of(id, &record).await? {
                 Some(Ok((text, answer))) => {
                     job.result = Some(completion(id, spec.created, &spec.model, spec.class, text, &answer));
                 }

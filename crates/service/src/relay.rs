@@ -5,18 +5,17 @@
 //! the first look wakes the relay; on a store that cannot wake anybody it sleeps between looks.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use penstock_policy::id::JobId;
 use penstock_policy::job::{State, Step};
-use penstock_policy::resume::Cursor;
+use penstock_policy::resume::{self, Cursor};
 use penstock_policy::time::Timestamp;
 
 use crate::Service;
 use crate::error::ApiError;
-use crate::ports::{Answer, Chunk, JobRecord, PortResult, Stepped, Watch};
+use crate::ports::{Answer, Chunk, JobRecord, PortError, PortResult, Stepped, Watch};
 
 /// How a job ended, as its client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +44,8 @@ pub(crate) struct Relay {
     watch: Box<dyn Watch>,
     cursor: Cursor,
     chunks: Vec<Chunk>,
+    /// How the job ended, once all its text has been relayed.
+    end: Option<End>,
     /// Set until the end was relayed: a relay dropped before is a client that has gone.
     listening: bool,
 }
@@ -52,19 +53,23 @@ pub(crate) struct Relay {
 impl Relay {
     pub(crate) fn new(service: Arc<Service>, job: JobId) -> Self {
         let watch = service.ports.jobs.watch(job);
-        Self { service, job, watch, cursor: Cursor::default(), chunks: Vec::new(), listening: true }
+        Self { service, job, watch, cursor: Cursor::default(), chunks: Vec::new(), end: None, listening: true }
     }
 
     /// Waits for new text or the end, up to `until`.
     pub(crate) async fn progress(&mut self, until: Timestamp) -> Progress {
         loop {
-            match self.look().await {
-                Ok(Progress::Quiet) => {}
-                Ok(progress) => return self.noted(progress),
-                Err(error) if error.is_passing() => tracing::warn!(job = %self.job, %error, "relay cannot look"),
-                Err(error) => return self.noted(Progress::Ended(End::Failed(ApiError::from(error)))),
+            if let Some(end) = self.end.take() {
+                self.listening = false;
+                return Progress::Ended(end);
             }
-            if !self.wait(until).await {
+            match self.look().await {
+                Ok(text) if !text.is_empty() => return Progress::Text(text),
+                Ok(_) if self.end.is_some() => continue,
+                Ok(_) => {}
+                Err(error) => self.note(error),
+            }
+            if self.end.is_none() && !self.wait(until).await {
                 return Progress::Quiet;
             }
         }
@@ -72,15 +77,25 @@ impl Relay {
 
     /// Waits for the whole answer, up to `until`; reads its text only once it is complete.
     pub(crate) async fn whole(&mut self, until: Timestamp) -> Option<Result<(String, Answer), ApiError>> {
+        let jobs = Arc::clone(&self.service.ports.jobs);
         loop {
-            match self.service.ports.jobs.record(self.job).await {
-                Ok(Some(record)) if record.head.state.is_terminal() => return Some(self.collect().await),
-                Ok(_) => {}
-                Err(error) if error.is_passing() => tracing::warn!(job = %self.job, %error, "relay cannot look"),
-                Err(error) => {
-                    self.listening = false;
-                    return Some(Err(ApiError::from(error)));
+            match jobs.record(self.job).await {
+                Ok(Some(record)) if record.head.state.is_terminal() => {
+                    match self.service.text_of(self.job, &record).await {
+                        Ok(Some(result)) => {
+                            self.listening = false;
+                            return Some(result);
+                        }
+                        Ok(None) => {}
+                        Err(error) => self.note(error),
+                    }
                 }
+                Ok(_) => {}
+                Err(error) => self.note(error),
+            }
+            if let Some(End::Failed(error)) = self.end.take() {
+                self.listening = false;
+                return Some(Err(error));
             }
             if !self.wait(until).await {
                 return None;
@@ -88,25 +103,13 @@ impl Relay {
         }
     }
 
-    async fn collect(&mut self) -> Result<(String, Answer), ApiError> {
-        let mut text = String::new();
-        loop {
-            // The job has ended, so this needs no more than a few looks.
-            let until = self.service.ports.clock.now().after(Duration::from_secs(10));
-            match self.progress(until).await {
-                Progress::Text(more) => text.push_str(&more),
-                Progress::Ended(End::Answered(answer)) => return Ok((text, answer)),
-                Progress::Ended(End::Failed(error)) => return Err(error),
-                Progress::Quiet => return Err(ApiError::store_unavailable()),
-            }
+    /// A store that does not answer is looked at again; any other failure is the end.
+    fn note(&mut self, error: PortError) {
+        if error.is_passing() {
+            tracing::warn!(job = %self.job, %error, "relay cannot look");
+        } else {
+            self.end = Some(End::Failed(ApiError::from(error)));
         }
-    }
-
-    fn noted(&mut self, progress: Progress) -> Progress {
-        if matches!(progress, Progress::Ended(_)) {
-            self.listening = false;
-        }
-        progress
     }
 
     /// Sleeps until something may have changed; `false` if `until` came first.
@@ -118,28 +121,28 @@ impl Relay {
         clock.now() < until
     }
 
-    async fn look(&mut self) -> PortResult<Progress> {
-        let jobs = &self.service.ports.jobs;
+    /// Looks once: the text that may be shown now. Sets the end once there is no more to come.
+    async fn look(&mut self) -> PortResult<String> {
+        let jobs = Arc::clone(&self.service.ports.jobs);
         self.chunks.extend(jobs.chunks(self.job, self.newest()).await?);
-        let Some(record) = jobs.record(self.job).await? else { return Ok(Progress::Quiet) };
-        if record.head.state.is_terminal() {
+        let Some(record) = jobs.record(self.job).await? else { return Ok(String::new()) };
+        let terminal = record.head.state.is_terminal();
+        let last = record.head.last.filter(|_| terminal);
+        if terminal && last.is_some_and(|last| self.newest().is_none_or(|newest| newest < last)) {
             // What the last worker wrote between our two reads belongs to the answer.
             self.chunks.extend(jobs.chunks(self.job, self.newest()).await?);
         }
-        let end = record.head.last.filter(|_| record.head.state.is_terminal());
-        let Ok(fresh) = self.cursor.advance(&self.chunks, record.head.epoch, end) else {
+        let Ok(fresh) = self.cursor.advance(&self.chunks, record.head.epoch, last) else {
             tracing::error!(job = %self.job, "the stored text no longer contains what was relayed");
-            return Ok(Progress::Ended(End::Failed(ApiError::internal())));
+            self.end = Some(End::Failed(ApiError::internal()));
+            return Ok(String::new());
         };
-        let text: String = fresh.iter().map(|chunk| chunk.text.as_str()).collect();
-        if !text.is_empty() {
-            return Ok(Progress::Text(text));
-        }
-        Ok(match ended(&record) {
-            Some(End::Answered(_)) if self.cursor.last() != end => Progress::Quiet,
-            Some(end) => Progress::Ended(end),
-            None => Progress::Quiet,
-        })
+        let text = fresh.iter().map(|chunk| chunk.text.as_str()).collect();
+        self.end = match ended(&record) {
+            Some(End::Answered(_)) if self.cursor.last() != last => None,
+            end => end,
+        };
+        Ok(text)
     }
 
     fn newest(&self) -> Option<penstock_policy::job::Position> {
@@ -170,6 +173,26 @@ impl Drop for Relay {
 }
 
 impl Service {
+    /// The whole answer of a job that has ended; `None` if its last chunks cannot be seen yet.
+    pub(crate) async fn text_of(
+        &self,
+        job: JobId,
+        record: &JobRecord,
+    ) -> PortResult<Option<Result<(String, Answer), ApiError>>> {
+        Ok(match ended(record) {
+            None => None,
+            Some(End::Failed(error)) => Some(Err(error)),
+            Some(End::Answered(answer)) => {
+                let chunks = self.ports.jobs.chunks(job, None).await?;
+                let said = match record.head.last {
+                    Some(last) => resume::chain(&chunks, record.head.epoch, Some(last)),
+                    None => Some(Vec::new()),
+                };
+                said.map(|said| Ok((said.iter().map(|chunk| chunk.text.as_str()).collect(), answer)))
+            }
+        })
+    }
+
     async fn leave_after_grace(&self, job: JobId) {
         let clock = &self.ports.clock;
         clock.sleep_until(clock.now().after(self.timing.orphan_grace)).await;
