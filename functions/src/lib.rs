@@ -27,12 +27,14 @@ pub async fn serve(routes: impl FnOnce(Arc<Service>) -> Router) -> Result<(), Er
         .without_time()
         .init();
     let config = Config::from_lookup(|name| std::env::var(name).ok())?;
+    let secret =
+        config.marker_secret.as_deref().ok_or("the environment is not complete: set PENSTOCK_MARKER_SECRET")?;
     // An emulator shares this machine's cores: what is lost in a region's 250 ms is only slow there.
     let timeouts = if config.endpoint.is_some() { Timeouts::patient() } else { Timeouts::default() };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let aws = Aws::connect(Names::from(&config), timeouts, config.endpoint.as_deref(), clock).await;
     let ports = Arc::new(aws).ports(Arc::new(TaskSpawner), Arc::new(OsEntropy));
-    let service = Arc::new(Service::new(ports, config.timing, config.marker_secret.as_bytes()));
+    let service = Arc::new(Service::new(ports, config.timing, secret.as_bytes()));
     run_with_streaming_response_concurrent(routes(service).map_request(without_stage)).await
 }
 

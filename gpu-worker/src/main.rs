@@ -81,7 +81,8 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         None => WorkerId::new(&format!("w-{:016x}", OsEntropy.draw() >> 64))?,
     };
     tracing::info!(%worker, pool = %arguments.pool, model = engine.info().model, "worker takes work");
-    let service = Arc::new(Service::new(ports, config.timing, config.marker_secret.as_bytes()));
+    // A worker makes no marker keys.
+    let service = Arc::new(Service::new(ports, config.timing, b""));
     let consumer = Consumer::new(Workplace { service, engine: Arc::clone(&engine) as _, pool: arguments.pool, worker });
     let running = consumer.clone();
     let consuming = tokio::spawn(async move { running.run().await });

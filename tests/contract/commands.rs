@@ -41,7 +41,7 @@ struct Sequence<'s> {
 
 impl<'s> Sequence<'s> {
     fn new(subject: &'s Subject, number: u64) -> Self {
-        let mut chance = Chance(number.wrapping_mul(0x5851_f42d_4c95_7f2d) ^ 0xc0ff_ee);
+        let mut chance = Chance(number.wrapping_mul(0x5851_f42d_4c95_7f2d) ^ 0x00c0_ffee);
         let now = Timestamp::from_millis(BASE_MS + i64::try_from(number).unwrap() * 10_000_000);
         let jobs = (0..3).map(|_| chance.job(now)).collect();
         Self { subject, number, chance, model: Model::default(), now, jobs, reservations: Vec::new() }

@@ -109,7 +109,9 @@ impl Function {
             .env("AWS_LAMBDA_FUNCTION_VERSION", "1")
             .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256")
             .env("AWS_LAMBDA_LOG_GROUP_NAME", "group")
-            .env("AWS_LAMBDA_LOG_STREAM_NAME", "stream");
+            .env("AWS_LAMBDA_LOG_STREAM_NAME", "stream")
+            // Every function ends complaining: its Runtime API goes away before it does.
+            .stderr(std::process::Stdio::null());
         *environment._process.lock().unwrap() = Some(Process::start(&mut command));
         self.environments.lock().unwrap().push(Arc::clone(&environment));
         environment

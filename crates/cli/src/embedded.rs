@@ -136,9 +136,12 @@ impl Embedded {
 
 async fn listen(port: u16) -> Result<TcpListener, CliError> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        std::io::ErrorKind::AddrInUse => CliError::PortTaken { port },
-        _ => CliError::Listen { port, source },
+    TcpListener::bind(address).await.map_err(|source| {
+        if source.kind() == std::io::ErrorKind::AddrInUse {
+            CliError::PortTaken { port }
+        } else {
+            CliError::Listen { port, source }
+        }
     })
 }
 

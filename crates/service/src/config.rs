@@ -67,8 +67,8 @@ pub struct Config {
     pub ctl_table: String,
     /// The bucket of large payloads.
     pub payload_bucket: String,
-    /// The secret that blinds marker keys.
-    pub marker_secret: String,
+    /// The secret that blinds marker keys; only the front door needs it.
+    pub marker_secret: Option<String>,
     /// Where AWS is, if not where the SDK would look: an emulator.
     pub endpoint: Option<String>,
     /// How long things take.
@@ -94,7 +94,11 @@ pub const VARIABLES: [Variable; 13] = [
     Variable { name: "PENSTOCK_CACHE_TABLE", required: true, help: "the table of markers and cached answers" },
     Variable { name: "PENSTOCK_CTL_TABLE", required: true, help: "the table of tenants, keys, pools and workers" },
     Variable { name: "PENSTOCK_PAYLOAD_BUCKET", required: true, help: "the bucket of payloads over 240 KiB" },
-    Variable { name: "PENSTOCK_MARKER_SECRET", required: true, help: "any text; blinds the keys of known requests" },
+    Variable {
+        name: "PENSTOCK_MARKER_SECRET",
+        required: false,
+        help: "any text; blinds the keys of known requests; the functions cannot do without it",
+    },
     Variable { name: "PENSTOCK_AWS_ENDPOINT", required: false, help: "URL of an AWS emulator" },
     Variable { name: "PENSTOCK_LEASE_MS", required: false, help: "how long a claim holds (45000)" },
     Variable { name: "PENSTOCK_VISIBILITY_MS", required: false, help: "how long a message stays hidden (60000)" },
@@ -163,7 +167,7 @@ impl Config {
             cache_table: text("PENSTOCK_CACHE_TABLE"),
             ctl_table: text("PENSTOCK_CTL_TABLE"),
             payload_bucket: text("PENSTOCK_PAYLOAD_BUCKET"),
-            marker_secret: text("PENSTOCK_MARKER_SECRET"),
+            marker_secret: found.remove("PENSTOCK_MARKER_SECRET"),
             endpoint: found.remove("PENSTOCK_AWS_ENDPOINT"),
             timing,
         })
