@@ -130,8 +130,10 @@ impl Store {
             }
         };
         Ok(Self::File {
-            writer: Lane::start("sqlite-writer", writing, after_commit)?,
-            reader: Lane::start("sqlite-reader", reading, || {})?,
+            writer: Lane::start("sqlite-writer", writing, "BEGIN IMMEDIATE", GROUP, after_commit)?,
+            // One call a transaction: a transaction's first read fixes what all of it sees, and a call that arrives
+            // later must see what was committed meanwhile.
+            reader: Lane::start("sqlite-reader", reading, "BEGIN", 1, || {})?,
             _lock: lock,
         })
     }
@@ -179,13 +181,15 @@ impl Lane {
     fn start(
         name: &str,
         connection: Connection,
+        begin: &'static str,
+        group: usize,
         mut after_commit: impl FnMut() + Send + 'static,
     ) -> Result<Self, OpenError> {
         let (sender, inbox) = mpsc::channel::<Work>();
         let thread = start(name, move || {
             while let Ok(first) = inbox.recv() {
-                let group = std::iter::once(first).chain(inbox.try_iter().take(GROUP - 1));
-                commit_group(&connection, group);
+                let group = std::iter::once(first).chain(inbox.try_iter().take(group - 1));
+                commit_group(&connection, begin, group);
                 after_commit();
             }
         })?;
@@ -240,8 +244,8 @@ fn start(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
     std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(OpenError::Thread)
 }
 
-fn commit_group(connection: &Connection, group: impl Iterator<Item = Work>) {
-    let begun = connection.execute_batch("BEGIN IMMEDIATE").or_else(|_| connection.execute_batch("BEGIN"));
+fn commit_group(connection: &Connection, begin: &str, group: impl Iterator<Item = Work>) {
+    let begun = connection.execute_batch(begin);
     let replies: Vec<Reply> = group.map(|work| work(connection)).collect();
     let committed = begun.and_then(|()| connection.execute_batch("COMMIT")).map_err(|error| {
         // Leaves the connection fit for the next group; there may be nothing to undo.
@@ -327,6 +331,28 @@ mod tests {
             let count: i64 = store.read(|c| c.query_row("SELECT count(*) FROM t", [], |row| row.get(0))).await.unwrap();
             assert_eq!(count, 1);
         });
+    }
+
+    #[test]
+    fn a_read_sees_every_write_that_was_answered_before_it_was_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = std::sync::Arc::new(Store::open(&folder.path().join("db"), Durability::Process).unwrap());
+        block(store.write(|c| c.execute_batch("CREATE TABLE t (hand, n)"))).unwrap();
+        let hands: Vec<_> = (0..8i64)
+            .map(|hand| {
+                let store = std::sync::Arc::clone(&store);
+                std::thread::spawn(move || {
+                    for n in 1..=200i64 {
+                        block(store.write(move |c| c.execute("INSERT INTO t VALUES (?, ?)", [hand, n]))).unwrap();
+                        let seen = block(store.read(move |c| {
+                            c.query_row("SELECT max(n) FROM t WHERE hand = ?", [hand], |row| row.get::<_, i64>(0))
+                        }));
+                        assert_eq!(seen.unwrap(), n);
+                    }
+                })
+            })
+            .collect();
+        hands.into_iter().for_each(|hand| hand.join().unwrap());
     }
 
     #[test]

@@ -173,7 +173,8 @@ fn run_steps<D: Decoder>(mut scheduler: Scheduler<D>, tasks: &Receiver<Task>, st
         }
     }
     scheduler.stop();
-    for task in tasks.try_iter() {
+    // Until the intake, which is told to stop too, has handed over its last: none may vanish in between.
+    for task in tasks {
         task.fail(EngineFault::Stopping);
     }
 }

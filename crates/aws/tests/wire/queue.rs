@@ -104,6 +104,4 @@ async fn a_queue_that_is_not_there_is_a_refusal_and_is_looked_for_again() {
     world.aws.create_queues(&late.pool).await.unwrap();
     world.aws.create_queues(&late.pool).await.unwrap();
     assert_eq!(world.aws.depth(&late).await.unwrap(), 0);
-    let unsayable = QueueId { pool: PoolId::new("a.b").unwrap(), class: Class::P1 };
-    assert!(matches!(world.aws.depth(&unsayable).await, Err(PortError::Refused { store: "sqs", .. })));
 }
