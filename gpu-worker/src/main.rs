@@ -85,10 +85,15 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let service = Arc::new(Service::new(ports, config.timing, b""));
     let consumer = Consumer::new(Workplace { service, engine: Arc::clone(&engine) as _, pool: arguments.pool, worker });
     let running = consumer.clone();
-    let consuming = tokio::spawn(async move { running.run().await });
+    let mut consuming = tokio::spawn(async move { running.run().await });
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        // Unasked, it ends only when the engine has died; whoever supervises this process starts another.
+        ended = &mut consuming => {
+            ended?;
+            return Err("the engine has died".into());
+        }
     }
     tracing::info!(running = consumer.running(), "worker drains");
     consumer.drain();

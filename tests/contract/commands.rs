@@ -93,7 +93,7 @@ impl<'s> Sequence<'s> {
             due: self.now.after(Duration::from_secs(600)),
             streamed: self.chance.below(2) == 0,
             estimated_tokens: 10,
-            reservation: None,
+            reservations: Vec::new(),
         }
     }
 
@@ -286,7 +286,7 @@ fn verdict() -> ErrorVerdict {
 /// not compared; what they are good for is.
 fn without_reservation(accepted: AcceptedAs) -> AcceptedAs {
     match accepted {
-        AcceptedAs::Yes { spec, left } => AcceptedAs::Yes { spec: JobSpec { reservation: None, ..spec }, left },
+        AcceptedAs::Yes { spec, left } => AcceptedAs::Yes { spec: JobSpec { reservations: Vec::new(), ..spec }, left },
         refused @ (AcceptedAs::Refused { .. } | AcceptedAs::Held(_)) => refused,
     }
 }
@@ -302,7 +302,7 @@ fn bare_claim(claimed: ClaimedAs) -> ClaimedAs {
 /// Without what may differ: the reservation's generation, and the nonce of an adapter's own sub-steps.
 fn bare_record(mut record: JobRecord) -> JobRecord {
     if let Some(spec) = &mut record.spec {
-        spec.reservation = None;
+        spec.reservations.clear();
     }
     record.head.nonce = Nonce(0);
     record

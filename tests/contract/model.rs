@@ -99,9 +99,7 @@ impl Model {
                 }
                 (Taken::Granted { left }, reservation) => {
                     taken.extend(reservation.clone().filter(|_| fresh));
-                    if matches!(take.key, BucketKey::Tenant { .. }) {
-                        spec.reservation = reservation;
-                    }
+                    spec.reservations.extend(reservation);
                     lefts.push(left);
                 }
             }

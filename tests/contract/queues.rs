@@ -110,7 +110,7 @@ fn a_message(chance: &mut Chance) -> Message {
         due: now.after(Duration::from_secs(60)),
         streamed: false,
         estimated_tokens: 1,
-        reservation: None,
+        reservations: Vec::new(),
     };
     Message { spec, payload }
 }

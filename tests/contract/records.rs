@@ -137,7 +137,7 @@ async fn one_winner(subject: &Subject, chance: &mut Chance) {
         due: NOW.after(Duration::from_secs(600)),
         streamed: false,
         estimated_tokens: 1,
-        reservation: None,
+        reservations: Vec::new(),
     };
     let claims: Vec<_> = (0..16)
         .map(|n| {

@@ -21,7 +21,7 @@ use crate::error::{DYNAMODB, S3, SQS, classify};
 /// How long a received message is hidden unless the receiver says otherwise; longer than a lease.
 const VISIBILITY: Duration = Duration::from_secs(60);
 /// After how many receives a message is taken for one that kills its workers. Reclaims of spot machines count too.
-const MOST_RECEIVES: u32 = 6;
+const MOST_RECEIVES: u32 = 20;
 /// How long dead letters wait for a person.
 const DEAD_LETTERS_KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How often, at most, a new table is looked at until it is there.

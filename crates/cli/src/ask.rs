@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use penstock_wire::chat::CompletionChunk;
@@ -13,6 +14,9 @@ use crate::embedded::{Data, Embedded, Plan};
 use crate::error::CliError;
 use crate::paths;
 use crate::ready::{self, Ready};
+
+/// How long a running server may take to say that it runs.
+const HEALTH: Duration = Duration::from_secs(2);
 
 /// Asks a running server, or starts one for the length of the question.
 pub(crate) async fn run(args: Ask) -> Result<(), CliError> {
@@ -28,7 +32,7 @@ pub(crate) async fn run(args: Ask) -> Result<(), CliError> {
         return ask(&args, &server).await;
     }
     let plan = Plan { engine: args.engine.clone(), workers: 1, port: 0, data: Data::Memory };
-    let embedded = Embedded::start(plan, |line| eprintln!("penstock: {line}")).await?;
+    let embedded = Embedded::start(plan, crate::progress).await?;
     let result = ask(&args, &embedded.ready).await;
     embedded.stop().await;
     result
@@ -37,8 +41,13 @@ pub(crate) async fn run(args: Ask) -> Result<(), CliError> {
 /// The server whose ready file lies in the data folder, if it answers.
 async fn running(folder: &Path) -> Option<Ready> {
     let ready = Ready::read(&ready::in_folder(folder))?;
-    let health = reqwest::get(format!("{}/healthz", ready.url)).await.ok()?;
+    let health = client().get(format!("{}/healthz", ready.url)).timeout(HEALTH).send().await.ok()?;
     health.status().is_success().then_some(ready)
+}
+
+/// A client that goes where it is told: this machine's servers are not reached through a proxy.
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap_or_default()
 }
 
 async fn ask(args: &Ask, server: &Ready) -> Result<(), CliError> {
@@ -46,7 +55,7 @@ async fn ask(args: &Ask, server: &Ready) -> Result<(), CliError> {
         url: server.url.clone(),
         cause: std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string),
     };
-    let client = reqwest::Client::new();
+    let client = client();
     let model = match args.name.clone().or_else(|| server.models.first().cloned()) {
         Some(model) => model,
         None => first_model(&client, server).await?,

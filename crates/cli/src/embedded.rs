@@ -33,6 +33,13 @@ const LOCAL_PER_MINUTE: u64 = 60_000_000;
 /// How long an answer may go on after the stop was asked for; what is not done by then goes back to the queue.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// The folder of payloads too large for a message, inside the data folder.
+const BLOBS: &str = "blobs";
+
+/// How long a job and its answer are kept after its end, and how often older ones are looked for.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+const HOUSEKEEPING: Duration = Duration::from_secs(3600);
+
 /// How long open connections get after that.
 const HANG_UP: Duration = Duration::from_secs(1);
 
@@ -58,13 +65,15 @@ pub(crate) struct Embedded {
     workers: Vec<Employed>,
     stop_listening: tokio::sync::oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
+    sqlite: Sqlite,
+    blobs: DiskBlobs,
     /// Keeps blobs of a system in memory until it has stopped.
     _scratch: Option<tempfile::TempDir>,
 }
 
 impl Embedded {
     /// Starts everything; returns once requests can be served. `progress` is told what takes time.
-    pub(crate) async fn start(plan: Plan, progress: impl Fn(&str)) -> Result<Self, CliError> {
+    pub(crate) async fn start(plan: Plan, progress: fn(&str)) -> Result<Self, CliError> {
         let listener = listen(plan.port).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let scratch = match plan.data {
@@ -75,14 +84,21 @@ impl Embedded {
         };
         let (sqlite, folder) = match (&plan.data, &scratch) {
             (Data::Folder { path, durability }, _) => {
-                std::fs::create_dir_all(path).map_err(CliError::file("creating the data folder", path))?;
+                private_folder(path)?;
                 (Sqlite::open(&path.join("penstock.db"), *durability, clock)?, path.clone())
             }
             (Data::Memory, Some(scratch)) => (Sqlite::in_memory(clock)?, scratch.path().to_owned()),
             (Data::Memory, None) => (Sqlite::in_memory(clock)?, std::env::temp_dir()),
         };
         let models = model::choose(&plan.engine.models)?;
-        let engines = if plan.workers == 0 { Vec::new() } else { load(&plan, &models, &progress)? };
+        let engines = if plan.workers == 0 {
+            Vec::new()
+        } else {
+            let (arguments, workers, models) = (plan.engine.clone(), plan.workers, models.clone());
+            // Fetching and loading block for seconds; a stop meanwhile must be heard.
+            let loading = tokio::task::spawn_blocking(move || load(&arguments, workers, &models, progress));
+            loading.await.map_err(|_| CliError::Died)??
+        };
         set_up_pools(&sqlite, &models, &engines).await?;
         let key = set_up_tenant(&sqlite, &folder).await?;
         let ports = ports(&sqlite, &folder);
@@ -107,7 +123,35 @@ impl Embedded {
             models: models.into_iter().map(|model| model.name).collect(),
             pid: std::process::id(),
         };
-        Ok(Self { ready, has_workers: !workers.is_empty(), workers, stop_listening, server, _scratch: scratch })
+        Ok(Self {
+            ready,
+            has_workers: !workers.is_empty(),
+            workers,
+            stop_listening,
+            server,
+            sqlite,
+            blobs: DiskBlobs::new(&folder.join(BLOBS)),
+            _scratch: scratch,
+        })
+    }
+
+    /// Returns when a worker has ended by itself, which only the death of its engine makes it do.
+    pub(crate) async fn worker_died(&self) {
+        let alive = || self.workers.iter().all(|(_, engine, _)| engine.is_alive());
+        while alive() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Removes what has ended long ago, now and then, for ever.
+    pub(crate) async fn keep_house(&self) {
+        loop {
+            let before = SystemClock.now().before(KEPT);
+            if let Err(error) = self.sqlite.sweep(before).await.and_then(|()| self.blobs.sweep(before)) {
+                tracing::warn!(%error, "cannot remove old jobs");
+            }
+            tokio::time::sleep(HOUSEKEEPING).await;
+        }
     }
 
     /// Stops: takes no more, lets running answers finish for a while, gives the rest back to the queue.
@@ -134,6 +178,13 @@ impl Embedded {
     }
 }
 
+/// Makes the data folder, which holds prompts and answers, readable by its owner alone.
+fn private_folder(path: &Path) -> Result<(), CliError> {
+    let mut builder = std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
+    builder.create(path).map_err(CliError::file("creating the data folder", path))
+}
+
 async fn listen(port: u16) -> Result<TcpListener, CliError> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     TcpListener::bind(address).await.map_err(|source| {
@@ -152,18 +203,18 @@ type Employed = (Consumer, Arc<OnnxEngine>, JoinHandle<()>);
 type Loaded = (Model, Arc<OnnxEngine>);
 
 /// Loads as many engines as there are workers.
-fn load(plan: &Plan, models: &[Model], progress: &impl Fn(&str)) -> Result<Vec<Loaded>, CliError> {
-    let library = onnx_runtime::locate(plan.engine.ort.as_deref(), progress)?;
+fn load(arguments: &EngineArgs, workers: u32, models: &[Model], progress: fn(&str)) -> Result<Vec<Loaded>, CliError> {
+    let library = onnx_runtime::locate(arguments.ort.as_deref(), progress)?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
-    let engines = u32::try_from(models.len()).unwrap_or(1).saturating_mul(plan.workers).max(1);
-    let threads = plan.engine.threads.unwrap_or((cores / engines).max(1));
+    let engines = u32::try_from(models.len()).unwrap_or(1).saturating_mul(workers).max(1);
+    let threads = arguments.threads.unwrap_or((cores / engines).max(1));
     let mut loaded = Vec::new();
     for model in models {
-        for _ in 0..plan.workers {
+        for _ in 0..workers {
             let begun = Instant::now();
             let mut config = EngineConfig::new(&model.folder, &library);
             config.model = Some(model.name.clone());
-            config.slots = NonZeroU32::new(plan.engine.slots).unwrap_or(NonZeroU32::MIN);
+            config.slots = NonZeroU32::new(arguments.slots).unwrap_or(NonZeroU32::MIN);
             config.threads = NonZeroU32::new(threads).unwrap_or(NonZeroU32::MIN);
             let engine = OnnxEngine::load(&config)?;
             let EngineInfo { slots, tokens_per_second, .. } = engine.info();
@@ -198,7 +249,7 @@ fn ports(sqlite: &Sqlite, folder: &Path) -> Ports {
         limits: shared.clone(),
         markers: shared.clone(),
         control: shared,
-        blobs: Arc::new(DiskBlobs::new(&folder.join("blobs"))),
+        blobs: Arc::new(DiskBlobs::new(&folder.join(BLOBS))),
         clock: Arc::new(SystemClock),
         spawner: Arc::new(TaskSpawner),
         entropy: Arc::new(OsEntropy),

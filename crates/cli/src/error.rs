@@ -51,6 +51,8 @@ pub(crate) enum CliError {
     Limit(penstock_policy::gcra::InvalidLimit),
     #[error("a built-in name is malformed: {0}")]
     Name(#[source] penstock_policy::id::InvalidId),
+    #[error("the engine has died; its last words are above. What waits stays queued: start again")]
+    Died,
     #[error("cannot listen for signals: {0}")]
     Signals(#[source] std::io::Error),
 }

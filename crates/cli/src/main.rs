@@ -17,6 +17,11 @@ use clap::Parser;
 
 use command::{Cli, Command};
 
+/// Says what takes time, or what has been done.
+fn progress(line: &str) {
+    eprintln!("penstock: {line}");
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("PENSTOCK_LOG")

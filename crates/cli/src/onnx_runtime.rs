@@ -50,7 +50,7 @@ const WHEELS: [Wheel; 3] = [
 ];
 
 /// The path of a library to load. `progress` is told what takes time.
-pub(crate) fn locate(named: Option<&Path>, progress: impl Fn(&str)) -> Result<PathBuf, CliError> {
+pub(crate) fn locate(named: Option<&Path>, progress: fn(&str)) -> Result<PathBuf, CliError> {
     if let Some(path) = named {
         // Whether it is one, loading it will tell.
         return Ok(path.to_owned());

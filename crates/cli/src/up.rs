@@ -28,7 +28,7 @@ pub(crate) async fn run(args: Up) -> Result<(), CliError> {
         None => Data::Memory,
     };
     let plan = Plan { engine: args.engine, workers: args.workers, port: args.port, data };
-    let starting = Embedded::start(plan, |line| eprintln!("penstock: {line}"));
+    let starting = Embedded::start(plan, crate::progress);
     let embedded = tokio::select! {
         biased;
         _ = interrupt.recv() => return Ok(()),
@@ -40,10 +40,12 @@ pub(crate) async fn run(args: Up) -> Result<(), CliError> {
         embedded.ready.write(file)?;
     }
     say(&instructions(&embedded.ready, embedded.has_workers));
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    let asked = tokio::select! {
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        () = embedded.worker_died() => Err(CliError::Died),
+        () = embedded.keep_house() => Ok(()),
+    };
     eprintln!(
         "penstock: stopping; what waits stays queued{}",
         if folder.is_some() { "" } else { " until now: nothing is kept" }
@@ -53,7 +55,7 @@ pub(crate) async fn run(args: Up) -> Result<(), CliError> {
         let _ = std::fs::remove_file(file);
     }
     embedded.stop().await;
-    Ok(())
+    asked
 }
 
 /// Prints to standard output, which may be closed.

@@ -5,6 +5,7 @@
 
 use core::time::Duration;
 
+use crate::classes::Class;
 use crate::id::JobId;
 use crate::job::State;
 use crate::time::Timestamp;
@@ -37,6 +38,8 @@ pub enum Known {
     Job {
         /// Where it stands.
         state: State,
+        /// Its class.
+        class: Class,
         /// How many want its answer.
         interest: u32,
         /// When it ended, if it has.
@@ -58,8 +61,11 @@ pub enum Plan {
     Join(JobId),
     /// Answer from the result of this job.
     Serve(JobId),
-    /// The acceptor died before its record was written: send again under the same id.
+    /// Send again under the same id: the acceptor died before its record was written, or this request is of a better
+    /// class than the job waits in, and then joins it.
     Resend(JobId),
+    /// Nobody wants that job any more, but it has not ended: end it, then look again.
+    PutAway(JobId),
     /// Look again at that moment.
     Wait {
         /// When.
@@ -69,9 +75,9 @@ pub enum Plan {
     Conflict,
 }
 
-/// Decides for a request with digest `fingerprint` that found `marker`, about whose job `known` was read.
+/// Decides for a request of class `wanted` with digest `fingerprint` that found `marker`, about whose job `known` was read.
 #[must_use]
-pub fn plan(marker: Option<&Marker>, known: Known, fingerprint: u64, now: Timestamp) -> Plan {
+pub fn plan(marker: Option<&Marker>, known: Known, fingerprint: u64, wanted: Class, now: Timestamp) -> Plan {
     const LOOK_AGAIN: Duration = Duration::from_millis(50);
     let Some(marker) = marker.filter(|marker| marker.expires > now) else {
         return Plan::Run { replaces: marker.map(|stale| stale.job) };
@@ -82,12 +88,11 @@ pub fn plan(marker: Option<&Marker>, known: Known, fingerprint: u64, now: Timest
     match known {
         Known::Absent if now.since(marker.written) >= RECORD_DUE => Plan::Resend(marker.job),
         Known::Absent => Plan::Wait { until: now.after(LOOK_AGAIN) },
-        Known::Job { state: State::Parked | State::Queued | State::Running, interest, .. } if interest > 0 => {
-            Plan::Join(marker.job)
+        Known::Job { state: State::Parked | State::Queued | State::Running, interest: 0, .. } => {
+            Plan::PutAway(marker.job)
         }
-        Known::Job { state: State::Parked | State::Queued | State::Running, .. } => {
-            Plan::Wait { until: now.after(LOOK_AGAIN) }
-        }
+        Known::Job { state: State::Parked | State::Queued, class, .. } if wanted < class => Plan::Resend(marker.job),
+        Known::Job { state: State::Parked | State::Queued | State::Running, .. } => Plan::Join(marker.job),
         Known::Job { ended: Some(ended), .. } if now.since(ended) >= TTL => Plan::Run { replaces: Some(marker.job) },
         Known::Job { state: State::Succeeded, .. } => Plan::Serve(marker.job),
         Known::Job { state: State::Failed, failed_for_good: true, .. } => Plan::Serve(marker.job),
@@ -108,47 +113,61 @@ mod tests {
     }
 
     fn job(state: State) -> Known {
-        Known::Job { state, interest: 1, ended: Some(NOW), failed_for_good: false }
+        Known::Job { state, class: Class::P1, interest: 1, ended: Some(NOW), failed_for_good: false }
     }
 
     #[test]
     fn the_same_request_in_flight_joins_and_a_finished_one_serves() {
         let m = marker();
-        assert_eq!(plan(Some(&m), job(State::Running), 7, NOW), Plan::Join(m.job));
-        assert_eq!(plan(Some(&m), job(State::Succeeded), 7, NOW), Plan::Serve(m.job));
+        assert_eq!(plan(Some(&m), job(State::Running), 7, Class::P1, NOW), Plan::Join(m.job));
+        assert_eq!(plan(Some(&m), job(State::Succeeded), 7, Class::P1, NOW), Plan::Serve(m.job));
     }
 
     #[test]
     fn an_answer_is_served_again_for_a_while_only() {
         let m = Marker { expires: NOW.after(10 * TTL), ..marker() };
-        assert_eq!(plan(Some(&m), job(State::Succeeded), 7, NOW.after(TTL)), Plan::Run { replaces: Some(m.job) });
+        assert_eq!(
+            plan(Some(&m), job(State::Succeeded), 7, Class::P1, NOW.after(TTL)),
+            Plan::Run { replaces: Some(m.job) }
+        );
     }
 
     #[test]
     fn a_failed_run_is_taken_over_unless_it_would_fail_again() {
         let m = marker();
-        assert_eq!(plan(Some(&m), job(State::Failed), 7, NOW), Plan::Run { replaces: Some(m.job) });
-        let hopeless = Known::Job { state: State::Failed, interest: 0, ended: Some(NOW), failed_for_good: true };
-        assert_eq!(plan(Some(&m), hopeless, 7, NOW), Plan::Serve(m.job));
+        assert_eq!(plan(Some(&m), job(State::Failed), 7, Class::P1, NOW), Plan::Run { replaces: Some(m.job) });
+        let hopeless =
+            Known::Job { state: State::Failed, class: Class::P1, interest: 0, ended: Some(NOW), failed_for_good: true };
+        assert_eq!(plan(Some(&m), hopeless, 7, Class::P1, NOW), Plan::Serve(m.job));
     }
 
     #[test]
     fn a_dead_acceptor_is_replaced_under_its_own_job_id() {
         let m = marker();
-        assert!(matches!(plan(Some(&m), Known::Absent, 7, NOW), Plan::Wait { .. }));
-        assert_eq!(plan(Some(&m), Known::Absent, 7, NOW.after(RECORD_DUE)), Plan::Resend(m.job));
+        assert!(matches!(plan(Some(&m), Known::Absent, 7, Class::P1, NOW), Plan::Wait { .. }));
+        assert_eq!(plan(Some(&m), Known::Absent, 7, Class::P1, NOW.after(RECORD_DUE)), Plan::Resend(m.job));
     }
 
     #[test]
     fn another_body_under_the_same_key_is_a_conflict_until_the_marker_expires() {
         let m = marker();
-        assert_eq!(plan(Some(&m), job(State::Running), 8, NOW), Plan::Conflict);
-        assert_eq!(plan(Some(&m), job(State::Running), 8, m.expires), Plan::Run { replaces: Some(m.job) });
+        assert_eq!(plan(Some(&m), job(State::Running), 8, Class::P1, NOW), Plan::Conflict);
+        assert_eq!(plan(Some(&m), job(State::Running), 8, Class::P1, m.expires), Plan::Run { replaces: Some(m.job) });
     }
 
     #[test]
-    fn a_job_nobody_wants_any_more_is_not_joined() {
-        let dying = Known::Job { state: State::Queued, interest: 0, ended: None, failed_for_good: false };
-        assert!(matches!(plan(Some(&marker()), dying, 7, NOW), Plan::Wait { .. }));
+    fn a_better_class_sends_a_waiting_job_to_its_own_queue_and_a_worse_one_just_joins() {
+        let m = marker();
+        assert_eq!(plan(Some(&m), job(State::Queued), 7, Class::P0, NOW), Plan::Resend(m.job));
+        assert_eq!(plan(Some(&m), job(State::Running), 7, Class::P0, NOW), Plan::Join(m.job));
+        assert_eq!(plan(Some(&m), job(State::Queued), 7, Class::P3, NOW), Plan::Join(m.job));
+    }
+
+    #[test]
+    fn a_job_nobody_wants_any_more_is_put_away_before_it_is_asked_for_anew() {
+        let dying =
+            Known::Job { state: State::Queued, class: Class::P1, interest: 0, ended: None, failed_for_good: false };
+        let m = marker();
+        assert_eq!(plan(Some(&m), dying, 7, Class::P1, NOW), Plan::PutAway(m.job));
     }
 }

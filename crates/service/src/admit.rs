@@ -10,7 +10,7 @@ use bytes::Bytes;
 use penstock_policy::admission::{self, Capacity, Measure};
 use penstock_policy::classes::Class;
 use penstock_policy::gcra;
-use penstock_policy::id::{JobId, PoolId};
+use penstock_policy::id::{JobId, Nonce, PoolId};
 use penstock_policy::job::{Denied, Step};
 use penstock_policy::marker::{self, Known, Plan};
 use penstock_policy::time::Timestamp;
@@ -21,7 +21,7 @@ use crate::canonical::{KeyOf, canonical, fingerprint, marker_key};
 use crate::error::ApiError;
 use crate::ports::{
     Acceptance, Accepted, BlobKey, BucketKey, Generation, INLINE_BYTES, JobRecord, JobSpec, Levels, MarkerClaim,
-    MarkerKey, Message, Payload, Pool, Sampling, Stepped, Take, TakePart, Tenant,
+    MarkerKey, Message, Payload, Pool, Sampling, Stepped, Take, TakeOutcome, TakePart, Tenant,
 };
 
 /// A worker's rate that is assumed while none has ever reported, in tokens a second: a small model on one CPU core.
@@ -39,7 +39,7 @@ pub(crate) struct Admission {
     /// How it came about.
     pub(crate) how: How,
     /// What is known of the wait.
-    pub(crate) wait: Duration,
+    pub(crate) wait: Option<Duration>,
     /// The class granted.
     pub(crate) class: Class,
     /// The tenant's buckets after the take.
@@ -123,34 +123,31 @@ impl Service {
                 let key = key.clone();
                 MarkerClaim { key, fingerprint, expires: now.after(marker_ttl(draft.class())), replaces }
             };
-            match marker::plan(marker.as_ref(), known(record.as_ref()), fingerprint, now) {
+            match marker::plan(marker.as_ref(), known(record.as_ref()), fingerprint, draft.class(), now) {
                 Plan::Run { replaces } => {
                     if let Outcome::Ours(admission) = self.accept(tenant, &draft, Some(claim(replaces)), now).await? {
                         return Ok(admission);
                     }
                 }
                 Plan::Resend(job) => {
-                    let draft = draft.under(job);
-                    if let Outcome::Ours(admission) = self.accept(tenant, &draft, Some(claim(Some(job))), now).await? {
+                    let under = draft.under(job);
+                    if let Outcome::Ours(admission) = self.accept(tenant, &under, Some(claim(Some(job))), now).await?
+                        && (admission.created == draft.spec.created || self.join(job, now).await?)
+                    {
                         return Ok(admission);
                     }
                 }
-                Plan::Serve(job) => return Ok(self.without_run(&draft, job, How::Served, now)),
+                Plan::Serve(job) => {
+                    self.take_request(tenant, now).await?;
+                    return Ok(self.without_run(&draft, job, How::Served, now));
+                }
                 Plan::Join(job) => {
-                    match self.ports.jobs.step(job, &Stepped::from(Step::Join), self.nonce(), now).await? {
-                        Ok(_) => return Ok(self.without_run(&draft, job, How::Joined, now)),
-                        // It ended, or is about to be cancelled: look again.
-                        Err(Denied::Ended(_) | Denied::Unwanted | Denied::Absent) => {}
-                        Err(
-                            Denied::Present
-                            | Denied::Leased(_)
-                            | Denied::Fenced
-                            | Denied::Wanted
-                            | Denied::NotEnded
-                            | Denied::Settled,
-                        ) => return Err(ApiError::internal()),
+                    self.take_request(tenant, now).await?;
+                    if self.join(job, now).await? {
+                        return Ok(self.without_run(&draft, job, How::Joined, now));
                     }
                 }
+                Plan::PutAway(job) => self.put_away(job).await?,
                 Plan::Wait { until } => self.ports.clock.sleep_until(until).await,
                 Plan::Conflict => return Err(ApiError::key_reused()),
             }
@@ -158,12 +155,36 @@ impl Service {
         Err(ApiError::store_unavailable())
     }
 
+    /// Adds this request's interest to a job; `false` if it has ended or is about to be cancelled: look again.
+    async fn join(&self, job: JobId, now: Timestamp) -> Result<bool, ApiError> {
+        match self.ports.jobs.step(job, &Stepped::from(Step::Join), self.nonce(), now).await? {
+            Ok(_) => Ok(true),
+            Err(Denied::Ended(_) | Denied::Unwanted | Denied::Absent) => Ok(false),
+            Err(
+                Denied::Present
+                | Denied::Leased(_)
+                | Denied::Fenced
+                | Denied::Wanted
+                | Denied::NotEnded
+                | Denied::Settled,
+            ) => Err(ApiError::internal()),
+        }
+    }
+
+    /// Takes one request, and no tokens, from the tenant's limits: what an answer costs that needs no run of its own.
+    async fn take_request(&self, tenant: &Tenant, now: Timestamp) -> Result<(), ApiError> {
+        match self.ports.limits.take(&tenant_take(tenant, 0), self.nonce(), now).await? {
+            TakeOutcome::Granted { .. } => Ok(()),
+            TakeOutcome::Refused { part, until, .. } => Err(refusal_of_tenant(tenant, part, 0, until, now)),
+        }
+    }
+
     fn without_run(&self, draft: &Draft, job: JobId, how: How, now: Timestamp) -> Admission {
         Admission {
             job,
             shown: JobId::new(now, self.ports.entropy.draw()),
             how,
-            wait: Duration::ZERO,
+            wait: None,
             class: draft.class(),
             levels: None,
             created: draft.spec.created,
@@ -190,7 +211,7 @@ impl Service {
             due: now.after(class.patience()),
             streamed: request.stream,
             estimated_tokens: admission::estimate(prompt_bytes, request.max_tokens, &measure),
-            reservation: None,
+            reservations: Vec::new(),
         };
         let generation = serde_json::to_string(&self.generation(request, now)).map_err(|_| ApiError::internal())?;
         Ok(Draft { spec, generation })
@@ -218,12 +239,13 @@ impl Service {
         }
     }
 
-    /// Puts a request too large for a message where the worker will find it.
-    async fn payload(&self, draft: &Draft) -> Result<Payload, ApiError> {
+    /// Puts a request too large for a message where the worker will find it: under a key of this attempt's own, because
+    /// an earlier one under the same job id may be in the queue.
+    async fn payload(&self, draft: &Draft, attempt: Nonce) -> Result<Payload, ApiError> {
         if draft.generation.len() <= INLINE_BYTES {
             return Ok(Payload::Inline(draft.generation.clone()));
         }
-        let key = BlobKey::new(&format!("req/{}", draft.spec.id)).ok_or_else(ApiError::internal)?;
+        let key = BlobKey::new(&format!("req/{}-{:x}", draft.spec.id, attempt.0)).ok_or_else(ApiError::internal)?;
         self.ports.blobs.put(&key, Bytes::from(draft.generation.clone())).await?;
         Ok(Payload::Blob(key))
     }
@@ -248,13 +270,6 @@ impl Service {
         now: Timestamp,
     ) -> Result<Outcome, ApiError> {
         let spec = &draft.spec;
-        let tenant_take = Take {
-            key: BucketKey::Tenant { tenant: tenant.id.clone(), shard: 0 },
-            parts: vec![
-                TakePart { limit: tenant.limits.requests, units: 1 },
-                TakePart { limit: tenant.limits.tokens, units: spec.estimated_tokens },
-            ],
-        };
         let queue_limit =
             self.capacity(&spec.pool, now).await?.virtual_queue(spec.class).map_err(|_| ApiError::internal())?;
         let queue_take = Take {
@@ -262,8 +277,10 @@ impl Service {
             // A request larger than the whole queue still fits an empty one.
             parts: vec![TakePart { limit: queue_limit, units: spec.estimated_tokens.min(queue_limit.burst()) }],
         };
-        let message = Message { spec: spec.clone(), payload: self.payload(draft).await? };
-        let acceptance = Acceptance { message, takes: vec![tenant_take, queue_take], marker, nonce: self.nonce() };
+        let nonce = self.nonce();
+        let message = Message { spec: spec.clone(), payload: self.payload(draft, nonce).await? };
+        let acceptance =
+            Acceptance { message, takes: vec![tenant_take(tenant, spec.estimated_tokens), queue_take], marker, nonce };
         let accepted = self.ports.jobs.accept(&acceptance, now).await?;
         if !matches!(accepted, Accepted::Yes { .. })
             && let Payload::Blob(key) = &acceptance.message.payload
@@ -272,7 +289,7 @@ impl Service {
         }
         match accepted {
             Accepted::Yes { spec, levels } => {
-                let wait = levels.get(1).map_or(Duration::ZERO, |levels| gcra::backlog(levels.part(0), now));
+                let wait = levels.get(1).map(|levels| gcra::backlog(levels.part(0), now));
                 Ok(Outcome::Ours(Admission {
                     job: spec.id,
                     shown: spec.id,
@@ -284,20 +301,30 @@ impl Service {
                 }))
             }
             Accepted::Held(_) => Ok(Outcome::Held),
-            Accepted::Refused { key, part, until, .. } => {
-                let come_back = admission::come_back(until, now);
-                Err(match (key, part) {
-                    (BucketKey::VirtualQueue { .. }, _) => ApiError::overloaded(come_back),
-                    (BucketKey::Tenant { .. }, 0) => {
-                        ApiError::rate_limited("requests", tenant.limits.requests.burst(), 1, come_back)
-                    }
-                    (BucketKey::Tenant { .. }, _) => {
-                        let limit = tenant.limits.tokens.burst();
-                        ApiError::rate_limited("tokens", limit, spec.estimated_tokens, come_back)
-                    }
-                })
-            }
+            Accepted::Refused { key, part, until, .. } => Err(match key {
+                BucketKey::VirtualQueue { .. } => ApiError::overloaded(admission::come_back(until, now)),
+                BucketKey::Tenant { .. } => refusal_of_tenant(tenant, part, spec.estimated_tokens, until, now),
+            }),
         }
+    }
+}
+
+/// One request and `tokens` tokens of a tenant's limits.
+fn tenant_take(tenant: &Tenant, tokens: u64) -> Take {
+    Take {
+        key: BucketKey::Tenant { tenant: tenant.id.clone(), shard: 0 },
+        parts: vec![
+            TakePart { limit: tenant.limits.requests, units: 1 },
+            TakePart { limit: tenant.limits.tokens, units: tokens },
+        ],
+    }
+}
+
+fn refusal_of_tenant(tenant: &Tenant, part: usize, tokens: u64, until: Option<Timestamp>, now: Timestamp) -> ApiError {
+    let come_back = admission::come_back(until, now);
+    match part {
+        0 => ApiError::rate_limited("requests", tenant.limits.requests.burst(), 1, come_back),
+        _ => ApiError::rate_limited("tokens", tenant.limits.tokens.burst(), tokens, come_back),
     }
 }
 
@@ -336,6 +363,8 @@ fn known(record: Option<&JobRecord>) -> Known {
         None => Known::Absent,
         Some(record) => Known::Job {
             state: record.head.state,
+            // A record without a spec is a tombstone, and has ended.
+            class: record.spec.as_ref().map_or(Class::P3, |spec| spec.class),
             interest: record.head.interest,
             ended: record.finished,
             failed_for_good: matches!(&record.outcome, Some(Err(verdict)) if verdict.is_for_good()),

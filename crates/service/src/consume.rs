@@ -1,7 +1,8 @@
 //! From the queues to the engine: receives no more than can start at once, and keeps slots free for urgent work.
 //!
-//! One loop a class. A loop receives only while the class may start something (`penstock_policy::classes`), and what
-//! it receives beyond a slot that another loop took meanwhile goes back at once, unclaimed.
+//! One loop a class. A loop receives only while the class may start something (`penstock_policy::classes`); what it
+//! receives when another loop has taken the slot meanwhile is kept until one is free, and given back unclaimed only if
+//! none is for long.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,6 +50,21 @@ struct Shared {
     draining: AtomicBool,
 }
 
+/// A slot in use; free again when dropped, however its job ends.
+struct Slot {
+    shared: Arc<Shared>,
+    class: Class,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut busy = self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        busy[self.class.index()] = busy[self.class.index()].saturating_sub(1);
+        drop(busy);
+        self.shared.changed.notify_waiters();
+    }
+}
+
 impl Consumer {
     /// Makes a consumer that does nothing yet.
     #[must_use]
@@ -57,7 +73,7 @@ impl Consumer {
         Self { place: Arc::new(place), shared: Arc::new(shared) }
     }
 
-    /// Runs until [`Consumer::drain`]; returns when the last job it had started has ended or gone back.
+    /// Runs until [`Consumer::drain`], or until the engine dies; returns when the last job it had started has ended or gone back.
     pub async fn run(&self) {
         let loops = Class::ALL.into_iter().map(|class| self.serve(class));
         futures_util::future::join(join_all(loops), self.report()).await;
@@ -102,26 +118,24 @@ impl Consumer {
         startable(class, self.slots(), *self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn acquire(&self, class: Class) -> bool {
+    fn acquire(&self, class: Class) -> Option<Slot> {
         let mut busy = self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = startable(class, self.slots(), *busy) > 0;
-        if free {
-            busy[class.index()] += 1;
+        if startable(class, self.slots(), *busy) == 0 {
+            return None;
         }
-        free
-    }
-
-    fn release(&self, class: Class) {
-        let mut busy = self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        busy[class.index()] = busy[class.index()].saturating_sub(1);
-        drop(busy);
-        self.shared.changed.notify_waiters();
+        busy[class.index()] += 1;
+        Some(Slot { shared: Arc::clone(&self.shared), class })
     }
 
     async fn serve(&self, class: Class) {
         let queue = QueueId { pool: self.place.pool.clone(), class };
         let mut failures = 0;
         while !self.is_draining() {
+            if !self.place.engine.is_alive() {
+                tracing::error!("the engine has died: this worker takes nothing more");
+                self.drain();
+                break;
+            }
             let startable = self.startable(class);
             if startable == 0 {
                 self.wait_for_change().await;
@@ -161,16 +175,27 @@ impl Consumer {
         }
     }
 
+    /// Starts a delivery, or gives it back if there is no slot for it in time.
     async fn start(&self, class: Class, delivery: Delivery) -> PortResult<()> {
-        if self.is_draining() || !self.acquire(class) {
-            return self.place.service.ports().queue.hide(&delivery.receipt, Duration::ZERO).await;
-        }
-        let (consumer, place) = (self.clone(), Arc::clone(&self.place));
-        let task = async move {
-            work::handle(place, delivery).await;
-            consumer.release(class);
+        let ports = self.place.service.ports();
+        // Another loop may have taken the slot meanwhile. The message is kept for a while rather than given back at
+        // once, because each receive brings it nearer to the dead-letter queue.
+        let patience = ports.clock.now().after(self.place.service.timing().visibility / 2);
+        let slot = loop {
+            if self.is_draining() || ports.clock.now() >= patience {
+                return ports.queue.hide(&delivery.receipt, Duration::ZERO).await;
+            }
+            match self.acquire(class) {
+                Some(slot) => break slot,
+                None => self.wait_for_change().await,
+            }
         };
-        self.place.service.ports().spawner.spawn(task.boxed());
+        let place = Arc::clone(&self.place);
+        let task = async move {
+            let _slot = slot;
+            work::handle(place, delivery).await;
+        };
+        ports.spawner.spawn(task.boxed());
         Ok(())
     }
 

@@ -105,7 +105,7 @@ impl ApiError {
 
     /// 503 about a store that does not answer.
     pub(crate) fn store_unavailable() -> Self {
-        let message = "a part of the service does not answer; nothing was accepted, come back shortly";
+        let message = "a part of the service does not answer; come back shortly";
         let error =
             Self::new(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable_error", "store_unavailable", None, message);
         Self { retry_after: Some(Duration::from_secs(2)), ..error }

@@ -22,6 +22,7 @@ use penstock_wire::chat::{
 };
 use penstock_wire::models::{Model, ModelList};
 use penstock_wire::sse;
+use tracing::Instrument;
 
 use crate::Service;
 use crate::admit::{Admission, How};
@@ -70,7 +71,8 @@ fn with_fallbacks(router: Router<Arc<Service>>, service: Arc<Service>) -> Router
 /// Gives every answer an `x-request-id`, which the stock clients show to their users.
 async fn name_request(State(service): App, request: Request, next: axum::middleware::Next) -> Response {
     let id = JobId::new(service.ports().clock.now(), service.ports().entropy.draw());
-    let mut response = next.run(request).await;
+    let span = tracing::info_span!("request", id = %format_args!("req_{id}"), path = request.uri().path());
+    let mut response = next.run(request).instrument(span).await;
     if let Ok(value) = HeaderValue::from_str(&format!("req_{id}")) {
         response.headers_mut().insert("x-request-id", value);
     }
@@ -164,7 +166,9 @@ fn told(admission: &Admission, tenant: &Tenant, now: Timestamp) -> HeaderMap {
     tell("x-penstock-served-by", served_by.to_owned());
     if own {
         tell("x-penstock-job-id", admission.job.to_string());
-        tell("x-penstock-eta-ms", admission.wait.as_millis().to_string());
+    }
+    if let Some(wait) = admission.wait {
+        tell("x-penstock-eta-ms", wait.as_millis().to_string());
     }
     if let Some(levels) = &admission.levels {
         let TenantLimits { requests, tokens } = tenant.limits;
@@ -239,8 +243,8 @@ struct Answering {
 
 impl Answering {
     /// Waits in silence, so that a failure still has its own status; after a long while commits to 200 and sends a
-    /// blank line now and then, which JSON readers skip. A failure after that resets the connection, and the client's
-    /// own retry finds the job or its result.
+    /// blank line now and then, which JSON readers skip. A failure after that resets the connection; the client's own
+    /// retry of a deterministic or keyed request finds the job or its result.
     async fn whole(self, mut relay: Relay) -> Result<Response, ApiError> {
         let until = self.now().after(self.service.timing().silent_wait);
         if let Some(result) = relay.whole(until).await {
@@ -337,8 +341,9 @@ impl Streaming {
         };
         let goes_on = match progress {
             Progress::Quiet => {
-                let wait = self.answering.admission.wait.as_millis();
-                frames.push_str(&sse::keep_alive(None, u64::try_from(wait).ok()));
+                let waited = self.answering.now().since(self.answering.admission.created);
+                let left = self.answering.admission.wait.map(|wait| wait.saturating_sub(waited).as_millis());
+                frames.push_str(&sse::keep_alive(None, left.and_then(|left| u64::try_from(left).ok())));
                 true
             }
             Progress::Text(text) => {

@@ -35,14 +35,17 @@ pub struct StoredSpec {
     due: i64,
     str: bool,
     est: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    res: Option<StoredReservation>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    res: Vec<StoredReservation>,
 }
 
-/// What was spent of the tenant's limits. Only tenant buckets are settled at a job's end.
+/// What was spent of one bucket: a tenant's, or that of the job's own pool and class.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct StoredReservation {
-    ten: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ten: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<(String, String)>,
     shard: u16,
     spent: Vec<(i64, u64)>,
 }
@@ -82,14 +85,7 @@ pub fn decode(text: &str) -> Result<Message, String> {
 
 impl From<&JobSpec> for StoredSpec {
     fn from(spec: &JobSpec) -> Self {
-        let res = spec.reservation.as_ref().and_then(|reservation| match &reservation.key {
-            BucketKey::Tenant { tenant, shard } => Some(StoredReservation {
-                ten: tenant.to_string(),
-                shard: *shard,
-                spent: reservation.spent.iter().map(|spent| (spent.cost_ns, spent.generation)).collect(),
-            }),
-            BucketKey::VirtualQueue { .. } => None,
-        });
+        let res = spec.reservations.iter().map(StoredReservation::from).collect();
         Self {
             jid: spec.id.to_string(),
             ten: spec.tenant.to_string(),
@@ -110,13 +106,7 @@ impl TryFrom<StoredSpec> for JobSpec {
 
     fn try_from(stored: StoredSpec) -> Result<Self, String> {
         let invalid = |field: &str| format!("field '{field}' is malformed");
-        let reservation = match stored.res {
-            None => None,
-            Some(res) => Some(Reservation {
-                key: BucketKey::Tenant { tenant: res.ten.parse().map_err(|_| invalid("res.ten"))?, shard: res.shard },
-                spent: res.spent.into_iter().map(|(cost_ns, generation)| Spent { cost_ns, generation }).collect(),
-            }),
-        };
+        let reservations = stored.res.into_iter().map(Reservation::try_from).collect::<Result<_, _>>()?;
         Ok(Self {
             id: stored.jid.parse().map_err(|_| invalid("jid"))?,
             tenant: stored.ten.parse().map_err(|_| invalid("ten"))?,
@@ -127,8 +117,42 @@ impl TryFrom<StoredSpec> for JobSpec {
             due: Timestamp::from_millis(stored.due),
             streamed: stored.str,
             estimated_tokens: stored.est,
-            reservation,
+            reservations,
         })
+    }
+}
+
+impl From<&Reservation> for StoredReservation {
+    fn from(reservation: &Reservation) -> Self {
+        let spent = reservation.spent.iter().map(|spent| (spent.cost_ns, spent.generation)).collect();
+        match &reservation.key {
+            BucketKey::Tenant { tenant, shard } => {
+                Self { ten: Some(tenant.to_string()), queue: None, shard: *shard, spent }
+            }
+            BucketKey::VirtualQueue { pool, class, shard } => {
+                Self { ten: None, queue: Some((pool.to_string(), class.name().to_owned())), shard: *shard, spent }
+            }
+        }
+    }
+}
+
+impl TryFrom<StoredReservation> for Reservation {
+    type Error = String;
+
+    fn try_from(stored: StoredReservation) -> Result<Self, String> {
+        let invalid = || "field 'res' is malformed".to_owned();
+        let shard = stored.shard;
+        let key = match (stored.ten, stored.queue) {
+            (Some(tenant), None) => BucketKey::Tenant { tenant: tenant.parse().map_err(|_| invalid())?, shard },
+            (None, Some((pool, class))) => BucketKey::VirtualQueue {
+                pool: pool.parse().map_err(|_| invalid())?,
+                class: Class::from_name(&class).ok_or_else(invalid)?,
+                shard,
+            },
+            (Some(_), Some(_)) | (None, None) => return Err(invalid()),
+        };
+        let spent = stored.spent.into_iter().map(|(cost_ns, generation)| Spent { cost_ns, generation }).collect();
+        Ok(Self { key, spent })
     }
 }
 
@@ -152,10 +176,20 @@ mod tests {
                 due: Timestamp::from_millis(9),
                 streamed: true,
                 estimated_tokens: 12,
-                reservation: Some(Reservation {
-                    key: BucketKey::Tenant { tenant, shard: 1 },
-                    spent: vec![Spent { cost_ns: 3, generation: 4 }],
-                }),
+                reservations: vec![
+                    Reservation {
+                        key: BucketKey::Tenant { tenant, shard: 1 },
+                        spent: vec![Spent { cost_ns: 3, generation: 4 }],
+                    },
+                    Reservation {
+                        key: BucketKey::VirtualQueue {
+                            pool: PoolId::new("default").unwrap(),
+                            class: Class::P2,
+                            shard: 0,
+                        },
+                        spent: vec![Spent { cost_ns: 5, generation: 6 }],
+                    },
+                ],
             },
             payload,
         }

@@ -90,7 +90,12 @@ impl Relay {
                         Err(error) => self.note(error),
                     }
                 }
-                Ok(_) => {}
+                Ok(Some(record)) => {
+                    if let Err(error) = self.service.expire_if_due(self.job, &record).await {
+                        self.note(error);
+                    }
+                }
+                Ok(None) => {}
                 Err(error) => self.note(error),
             }
             if let Some(End::Failed(error)) = self.end.take() {
@@ -126,11 +131,16 @@ impl Relay {
         let jobs = Arc::clone(&self.service.ports.jobs);
         self.chunks.extend(jobs.chunks(self.job, self.newest()).await?);
         let Some(record) = jobs.record(self.job).await? else { return Ok(String::new()) };
+        self.service.expire_if_due(self.job, &record).await?;
         let terminal = record.head.state.is_terminal();
         let last = record.head.last.filter(|_| terminal);
         if terminal && last.is_some_and(|last| self.newest().is_none_or(|newest| newest < last)) {
             // What the last worker wrote between our two reads belongs to the answer.
             self.chunks.extend(jobs.chunks(self.job, self.newest()).await?);
+        }
+        if resume::chain(&self.chunks, record.head.epoch, last).is_none() {
+            // A newer epoch has not opened yet; or a read of several pages missed a chunk written between two of them.
+            self.chunks = jobs.chunks(self.job, None).await?;
         }
         let Ok(fresh) = self.cursor.advance(&self.chunks, record.head.epoch, last) else {
             tracing::error!(job = %self.job, "the stored text no longer contains what was relayed");
@@ -205,8 +215,28 @@ impl Service {
     async fn leave(&self, job: JobId) -> PortResult<()> {
         let now = self.ports.clock.now();
         if self.ports.jobs.step(job, &Stepped::from(Step::Leave), self.nonce(), now).await?.is_ok() {
-            let cancel = Stepped::from(Step::Cancel { regardless_of_interest: false });
-            if self.ports.jobs.step(job, &cancel, self.nonce(), now).await?.is_ok() {
+            self.put_away(job).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a job if nobody wants it.
+    pub(crate) async fn put_away(&self, job: JobId) -> PortResult<()> {
+        let cancel = Stepped::from(Step::Cancel { regardless_of_interest: false });
+        if self.ports.jobs.step(job, &cancel, self.nonce(), self.ports.clock.now()).await?.is_ok() {
+            self.settle(job).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a job that is past its due moment and that no worker runs. Workers do so when they receive its message; its
+    /// waiting client does so where there is no worker, or no message any more.
+    async fn expire_if_due(&self, job: JobId, record: &JobRecord) -> PortResult<()> {
+        let now = self.ports.clock.now();
+        let due = record.spec.as_ref().is_some_and(|spec| spec.due < now);
+        if due && !record.head.state.is_terminal() {
+            let expire = Stepped::from(Step::Expire);
+            if self.ports.jobs.step(job, &expire, self.nonce(), now).await?.is_ok() {
                 self.settle(job).await?;
             }
         }

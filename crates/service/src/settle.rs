@@ -1,15 +1,20 @@
 //! The consequences of a job's end: exactly once per job, whoever draws them.
 //!
 //! A terminal write leaves the record `unsettled`. Whoever is granted [`Step::Settle`] gives back what the job had
-//! reserved of its tenant's token limit and did not use (or takes the rest, if it used more). Granted means exactly
-//! once; a settler that dies right after leaves the tenant a little poorer until the bucket has refilled, never richer.
+//! reserved and did not use (or takes the rest, if it used more): of its tenant's token limit, and of its pool's virtual
+//! queue, which would otherwise hold work that nobody will do. Granted means exactly once; a settler that dies right
+//! after leaves the buckets a little poorer until they have refilled, never richer.
+//!
+//! What counts as used: of an answer, its tokens. Of a job that failed or never ran, nothing. A job that was cancelled
+//! after a worker had begun is charged to its tenant as estimated: what it streamed was seen, and how much more was
+//! computed nobody counted. To its pool it costs nothing more.
 
 use penstock_policy::gcra::Spent;
-use penstock_policy::id::JobId;
-use penstock_policy::job::Step;
+use penstock_policy::id::{Epoch, JobId};
+use penstock_policy::job::{State, Step};
 
 use crate::Service;
-use crate::ports::{JobRecord, JobSpec, PortResult, Reservation, Stepped};
+use crate::ports::{BucketKey, JobRecord, JobSpec, PortResult, Reservation, Stepped};
 
 impl Service {
     /// Settles a job that has ended; does nothing if it is settled already or has not ended.
@@ -21,27 +26,44 @@ impl Service {
         let now = self.ports.clock.now();
         if record.head.unsettled
             && self.ports.jobs.step(job, &Stepped::from(Step::Settle), self.nonce(), now).await?.is_ok()
-            && let Some(difference) = record.spec.as_ref().and_then(|spec| difference(spec, &record))
+            && let Some(spec) = &record.spec
         {
-            self.ports.limits.refund(&difference, now).await?;
+            for difference in differences(spec, &record) {
+                self.ports.limits.refund(&difference, now).await?;
+            }
         }
         Ok(())
     }
 }
 
-/// What is to be given back of the reservation; negative where more was used than reserved.
-fn difference(spec: &JobSpec, record: &JobRecord) -> Option<Reservation> {
-    let reservation = spec.reservation.as_ref()?;
+/// What is to be given back of each reservation; negative where more was used than reserved.
+fn differences(spec: &JobSpec, record: &JobRecord) -> Vec<Reservation> {
     let used = match &record.outcome {
         Some(Ok(answer)) => u64::from(answer.prompt_tokens) + u64::from(answer.completion_tokens),
         Some(Err(_)) | None => 0,
     };
-    let spent = reservation.spent.iter().enumerate().map(|(part, spent)| Spent {
-        // The request itself counts, whatever became of it; tokens count as used.
-        cost_ns: if part == 0 { 0 } else { unused(spent.cost_ns, spec.estimated_tokens, used) },
+    let broken_off = record.head.state == State::Cancelled && record.head.epoch > Epoch(0);
+    let back = |spent: &Spent, used: u64| Spent {
+        cost_ns: unused(spent.cost_ns, spec.estimated_tokens, used),
         generation: spent.generation,
-    });
-    Some(Reservation { key: reservation.key.clone(), spent: spent.collect() })
+    };
+    let of = |reservation: &Reservation| {
+        let spent = match &reservation.key {
+            // The request itself counts, whatever became of it; tokens count as used.
+            BucketKey::Tenant { .. } => reservation
+                .spent
+                .iter()
+                .enumerate()
+                .map(|(part, spent)| match part {
+                    0 => Spent { cost_ns: 0, ..*spent },
+                    _ => back(spent, if broken_off { spec.estimated_tokens } else { used }),
+                })
+                .collect(),
+            BucketKey::VirtualQueue { .. } => reservation.spent.iter().map(|spent| back(spent, used)).collect(),
+        };
+        Reservation { key: reservation.key.clone(), spent }
+    };
+    spec.reservations.iter().map(of).collect()
 }
 
 fn unused(cost_ns: i64, estimated: u64, used: u64) -> i64 {

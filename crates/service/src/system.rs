@@ -44,7 +44,10 @@ pub struct TaskSpawner;
 
 impl Spawner for TaskSpawner {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        tokio::spawn(task);
+        // Outside a runtime, which is being shut down then, there is nobody left to run anything.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(task);
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a worker does with one message: claim, continue what others began, run, write down, end, settle.
 //!
 //! Nothing a worker computes counts unless its claim still holds when it is written: chunks carry the epoch, the end
-//! is conditional on it. A claim is prolonged only while the engine makes progress on this very job, so that a hung
-//! engine loses it and another worker goes on.
+//! is conditional on it. A claim is prolonged only while the engine makes progress, so that a hung engine
+//! loses it and another worker goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,9 @@ const MOST_FAILED_ATTEMPTS: u32 = 3;
 /// How long a message that another worker's live claim covers is hidden beyond that claim.
 const BEYOND_LEASE: Duration = Duration::from_secs(1);
 
-/// How long a message whose words only another model's worker may continue is hidden.
-const OTHER_DIGEST_PAUSE: Duration = Duration::from_secs(15);
+/// A message whose words only another model's worker may continue is hidden for a part of the time it has left, so that
+/// it is offered often enough to be found and seldom enough not to be taken for undeliverable.
+const OTHER_DIGEST_PART: u32 = 8;
 
 /// How often a write to a store that does not answer is tried, and the first wait between two tries.
 const MOST_TRIES: u32 = 6;
@@ -87,7 +88,7 @@ async fn work_on(place: Arc<Workplace>, message: Message, receipt: Receipt) -> P
     };
     match ports.jobs.claim(&claim, service.nonce(), now).await? {
         Claimed::No { denied, .. } => refused(&place, &spec, &receipt, denied, now).await,
-        Claimed::OtherDigest(_) => ports.queue.hide(&receipt, OTHER_DIGEST_PAUSE).await,
+        Claimed::OtherDigest(_) => ports.queue.hide(&receipt, spec.due.since(now) / OTHER_DIGEST_PART).await,
         Claimed::Yes(record) => {
             let epoch = record.head.epoch;
             let mut work = Work {
@@ -206,6 +207,8 @@ impl Work {
         let heartbeat = timing.lease / 3;
         let mut beat_at = clock.now().after(heartbeat);
         let mut flush_at: Option<Timestamp> = None;
+        let engine = Arc::clone(&self.place.engine);
+        let mut steps = engine.steps();
         let mut advanced = true;
         let mut prompt_tokens = 0;
         loop {
@@ -250,9 +253,13 @@ impl Work {
                 flush_at = None;
             }
             if beat_at <= now {
-                if advanced && let Some(end) = self.renew(now).await? {
+                // A long prompt says nothing for a while, but the engine that reads it goes on.
+                if (advanced || engine.steps() > steps)
+                    && let Some(end) = self.renew(now).await?
+                {
                     return Ok(end);
                 }
+                steps = engine.steps();
                 advanced = false;
                 beat_at = now.after(heartbeat);
             }
@@ -270,7 +277,10 @@ impl Work {
         let step = Step::Renew { epoch: self.epoch, lease_until: now.after(service.timing().lease) };
         match service.ports().jobs.step(self.spec.id, &Stepped::from(step), service.nonce(), now).await {
             Ok(Ok(_)) => {
-                service.ports().queue.hide(&self.receipt, service.timing().visibility).await?;
+                // A message that comes back early meets the claim that was just prolonged.
+                if let Err(error) = service.ports().queue.hide(&self.receipt, service.timing().visibility).await {
+                    tracing::warn!(job = %self.spec.id, %error, "cannot keep a message hidden");
+                }
                 Ok(None)
             }
             Ok(Err(Denied::Ended(_))) => Ok(Some(Run::Abandon { ack: true })),

@@ -1,6 +1,8 @@
-//! An engine that answers from a script, one token a tick, and can be resumed like the real one.
+//! An engine that answers from a script: reads 40 bytes a tick, says one token a tick, and can be resumed like the real
+//! one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,12 +15,16 @@ pub fn answer_to(prompt: &str) -> String {
     prompt.chars().rev().collect()
 }
 
+/// How much of a prompt is read in one tick.
+const BYTES_PER_TICK: usize = 40;
+
 /// Answers by [`answer_to`].
 pub struct ScriptedEngine {
     info: EngineInfo,
     clock: Arc<dyn Clock>,
     spawner: Arc<dyn Spawner>,
     tick: Duration,
+    steps: Arc<AtomicU64>,
 }
 
 impl ScriptedEngine {
@@ -33,7 +39,7 @@ impl ScriptedEngine {
             tokens_per_second: f64::from(slots) / tick.as_secs_f64(),
             tokens_per_byte: 1.0,
         };
-        Self { info, clock, spawner, tick }
+        Self { info, clock, spawner, tick, steps: Arc::default() }
     }
 }
 
@@ -43,9 +49,17 @@ impl Engine for ScriptedEngine {
         &self.info
     }
 
+    fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
+    }
+
+    fn is_alive(&self) -> bool {
+        true
+    }
+
     async fn start(&self, sequence: Sequence) -> TokenStream {
         let (events, stream) = mpsc::channel(64);
-        let (clock, tick) = (Arc::clone(&self.clock), self.tick);
+        let (clock, tick, steps) = (Arc::clone(&self.clock), self.tick, Arc::clone(&self.steps));
         self.spawner.spawn(Box::pin(async move {
             let prompt = sequence.generation.messages.last().map(|message| message.content.clone()).unwrap_or_default();
             let answer: Vec<char> = answer_to(&prompt).chars().collect();
@@ -62,8 +76,14 @@ impl Engine for ScriptedEngine {
             {
                 return;
             }
+            // Reading takes time too, and says nothing.
+            for _ in 0..prompt.len() / BYTES_PER_TICK {
+                clock.sleep_until(clock.now().after(tick)).await;
+                steps.fetch_add(1, Ordering::Relaxed);
+            }
             for token in answer.iter().skip(resumed) {
                 clock.sleep_until(clock.now().after(tick)).await;
+                steps.fetch_add(1, Ordering::Relaxed);
                 let event = TokenEvent::Tokens { ids: vec![u32::from(*token)], text: token.to_string() };
                 if events.send(event).await.is_err() {
                     return;

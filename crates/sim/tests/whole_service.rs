@@ -259,6 +259,64 @@ fn a_client_that_hangs_up_stops_the_engine_after_a_grace() {
 }
 
 #[test]
+fn a_request_that_no_worker_takes_ends_at_its_due_moment() {
+    let world = world(13);
+    let answers = Answers::default();
+    ask(&world, &answers, "anybody there?", json!({"stream": true, "service_tier": "priority"}));
+    world.kernel.run_until(minutes(&world, 30), || answers.lock().unwrap().len() == 1);
+    let (_, status, body) = answers.lock().unwrap()[0].clone();
+    assert_eq!(status, StatusCode::OK, "committed after the hold");
+    assert!(body.contains("\"code\":\"timeout\""), "{body}");
+}
+
+#[test]
+fn a_stream_of_urgent_work_does_not_wear_out_the_messages_behind_it() {
+    let mut world = world(14);
+    world.start_worker(1, TICK).unwrap();
+    let answers = Answers::default();
+    for n in 0..60 {
+        let tier = if n % 15 == 0 { "default" } else { "priority" };
+        ask(&world, &answers, &format!("question {n}"), json!({"service_tier": tier}));
+    }
+    world.kernel.run_until(minutes(&world, 5), || answers.lock().unwrap().len() == 60);
+    expect_all_right(&answers, 60, 14);
+}
+
+#[test]
+fn a_pool_that_answers_shorter_than_asked_does_not_take_itself_for_full() {
+    let mut world = world(15);
+    world.start_worker(4, TICK).unwrap();
+    // Each reserves 3,000 of the 30,000 tokens that a backlog of five minutes is, and uses 20.
+    for n in 0..30 {
+        let answers = Answers::default();
+        ask(&world, &answers, &format!("question {n:2}"), json!({"max_tokens": 3000}));
+        world.kernel.run_until(minutes(&world, 1), || answers.lock().unwrap().len() == 1);
+        expect_all_right(&answers, 1, 15);
+    }
+}
+
+#[test]
+fn a_worker_that_reads_a_long_prompt_in_silence_keeps_its_claim() {
+    let mut world = world(16);
+    world.start_worker(1, TICK).unwrap();
+    let router = penstock_service::router(Arc::clone(&world.service));
+    let key = world.key.clone();
+    let seen = Arc::new(Mutex::new(None));
+    let out = Arc::clone(&seen);
+    let prompt = "x".repeat(4000);
+    let begun = world.kernel.now();
+    world.client(async move {
+        let body = json!({"model": "scripted", "max_tokens": 90, "messages": [{"role": "user", "content": prompt}]});
+        *out.lock().unwrap() = Some(post(router, key, body).await);
+    });
+    world.kernel.run_until(minutes(&world, 10), || seen.lock().unwrap().is_some());
+    assert_eq!(seen.lock().unwrap().as_ref().unwrap().0, StatusCode::OK);
+    // 100 ticks of reading and 4,000 of saying; a second claim would read again, after the lease.
+    let ticks = world.kernel.now().since(begun).as_millis() / TICK.as_millis();
+    assert!((4100..4150).contains(&ticks), "{ticks}");
+}
+
+#[test]
 fn an_idempotency_key_joins_the_same_request_and_refuses_another() {
     let mut world = world(10);
     world.start_worker(2, TICK).unwrap();

@@ -20,6 +20,10 @@ impl DiskBlobs {
         Self { folder: folder.to_owned() }
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn place(&self, key: &BlobKey) -> PathBuf {
         // A key has no empty, `.` or `..` part, so this stays inside the folder.
         self.folder.join(key.as_str())

@@ -6,8 +6,8 @@ use penstock_policy::job::{Denied, Head, Position, Step, apply};
 use penstock_policy::time::Timestamp;
 use penstock_service::message;
 use penstock_service::ports::{
-    Acceptance, Accepted, BucketKey, Chunk, Claim, Claimed, JobRecord, Jobs, PortResult, QueueId, Reservation,
-    StepResult, Stepped, TakeOutcome, Watch,
+    Acceptance, Accepted, Chunk, Claim, Claimed, JobRecord, Jobs, PortResult, QueueId, Reservation, StepResult,
+    Stepped, TakeOutcome, Watch,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -81,9 +81,7 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
                     limits::write(connection, &take.key, &after, acceptance.nonce)?;
                     taken.push(reservation.clone());
                 }
-                if matches!(take.key, BucketKey::Tenant { .. }) {
-                    spec.reservation = Some(reservation);
-                }
+                spec.reservations.push(reservation);
                 levels.push(after);
             }
         }

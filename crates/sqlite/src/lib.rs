@@ -12,6 +12,7 @@ mod markers;
 mod queue;
 mod rows;
 mod store;
+mod sweep;
 mod watch;
 
 use std::path::Path;

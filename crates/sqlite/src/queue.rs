@@ -14,7 +14,7 @@ use crate::Sqlite;
 use crate::rows::moment;
 
 /// After so many receives a message goes to the dead-letter queue instead of to a receiver, as on SQS.
-const MOST_RECEIVES: u32 = 6;
+const MOST_RECEIVES: u32 = 20;
 
 #[async_trait]
 impl Queue for Sqlite {

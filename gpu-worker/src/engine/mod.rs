@@ -28,7 +28,7 @@ pub mod template;
 pub mod tokenizer;
 pub mod warmup;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -52,6 +52,7 @@ pub struct OnnxEngine {
     info: EngineInfo,
     door: Mutex<Option<Sender<Arrival>>>,
     stopping: Arc<AtomicBool>,
+    steps: Arc<AtomicU64>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -71,10 +72,11 @@ impl OnnxEngine {
         let stopping = Arc::new(AtomicBool::new(false));
         let (door, arrivals) = channel();
         let (ready, tasks) = channel();
+        let steps = Arc::new(AtomicU64::new(0));
         let stepper = {
-            let stopping = Arc::clone(&stopping);
+            let (stopping, steps) = (Arc::clone(&stopping), Arc::clone(&steps));
             let scheduler = loaded.scheduler;
-            move || run_steps(scheduler, &tasks, &stopping)
+            move || run_steps(scheduler, &tasks, &stopping, &steps)
         };
         let intake = {
             let stopping = Arc::clone(&stopping);
@@ -83,7 +85,7 @@ impl OnnxEngine {
         };
         // Should the second thread not start, the first ends by itself: nobody holds the other end of its channel.
         let threads = vec![spawn("engine-steps", stepper)?, spawn("engine-intake", intake)?];
-        Ok(Self { info: loaded.info, door: Mutex::new(Some(door)), stopping, threads: Mutex::new(threads) })
+        Ok(Self { info: loaded.info, door: Mutex::new(Some(door)), stopping, steps, threads: Mutex::new(threads) })
     }
 
     /// Ends every sequence with [`EngineFault::Stopping`] when the running step is over, and waits for the engine's
@@ -110,6 +112,15 @@ impl Drop for OnnxEngine {
 impl Engine for OnnxEngine {
     fn info(&self) -> &EngineInfo {
         &self.info
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
+    }
+
+    fn is_alive(&self) -> bool {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        !threads.is_empty() && threads.iter().all(|thread| !thread.is_finished())
     }
 
     async fn start(&self, sequence: Sequence) -> TokenStream {
@@ -155,7 +166,12 @@ fn run_intake(intake: &Intake, arrivals: &Receiver<Arrival>, ready: &Sender<Task
 }
 
 /// Runs steps while there is work and waits while there is none, until told to stop.
-fn run_steps<D: Decoder>(mut scheduler: Scheduler<D>, tasks: &Receiver<Task>, stopping: &AtomicBool) {
+fn run_steps<D: Decoder>(
+    mut scheduler: Scheduler<D>,
+    tasks: &Receiver<Task>,
+    stopping: &AtomicBool,
+    steps: &AtomicU64,
+) {
     'open: while !stopping.load(Ordering::Acquire) {
         loop {
             match tasks.try_recv() {
@@ -165,7 +181,9 @@ fn run_steps<D: Decoder>(mut scheduler: Scheduler<D>, tasks: &Receiver<Task>, st
             }
         }
         match scheduler.step() {
-            Progress::Worked => {}
+            Progress::Worked => {
+                steps.fetch_add(1, Ordering::Relaxed);
+            }
             Progress::Idle => match tasks.recv() {
                 Ok(task) => scheduler.submit(task),
                 Err(_) => break,

@@ -15,8 +15,8 @@ use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::job::{State, Step};
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
-    Acceptance, Accepted, BucketKey, JobRecord, JobSpec, Levels, MarkerClaim, Markers, Message, PortError, PortResult,
-    QueueId, Reservation, TakeOutcome,
+    Acceptance, Accepted, JobRecord, JobSpec, Levels, MarkerClaim, Markers, Message, PortError, PortResult, QueueId,
+    Reservation, TakeOutcome,
 };
 
 use crate::Aws;
@@ -96,7 +96,7 @@ impl Aws {
         Ok(accepted(found.spec, message.spec, done))
     }
 
-    /// Takes from every bucket in order, and writes the tenant's reservation into the spec. Gives the refusal if one of
+    /// Takes from every bucket in order, and writes the reservations into the spec. Gives the refusal if one of
     /// them refuses.
     async fn take_all(
         &self,
@@ -115,9 +115,7 @@ impl Aws {
             };
             match taken.outcome {
                 TakeOutcome::Granted { reservation, levels } => {
-                    if matches!(take.key, BucketKey::Tenant { .. }) {
-                        spec.reservation = Some(reservation.clone());
-                    }
+                    spec.reservations.push(reservation.clone());
                     // A repetition's grant may belong to a job that was accepted, and is then that job's to give back.
                     if taken.fresh {
                         done.reservations.push(reservation);

@@ -94,7 +94,7 @@ mod tests {
             due: now,
             streamed: false,
             estimated_tokens: 0,
-            reservation: None,
+            reservations: Vec::new(),
         };
         let owner = WorkerId::new("w").unwrap();
         let claim = Claim { spec, owner, digest: "new".to_owned(), lease_until: now };

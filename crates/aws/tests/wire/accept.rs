@@ -76,7 +76,7 @@ async fn an_accepted_job_is_sent_recorded_and_marked_in_four_writes_and_one_send
     println!("one accept: {calls:?}");
     assert_eq!((calls["DynamoDB.UpdateItem"], calls["SQS.SendMessage"], calls.len()), (4, 1, 2));
 
-    let reservation = spec.reservation.clone().unwrap();
+    let reservation = spec.reservations[0].clone();
     assert_eq!(reservation.key, tenant_bucket());
     assert_eq!((reservation.spent.len(), levels.len()), (2, 2));
     assert_eq!(taken(&world).await, [1, 1]);
@@ -222,7 +222,7 @@ async fn a_refused_send_leaves_nothing_behind() {
         received(&world).await;
         // Empty the buckets again for the next round.
         let spec = record(&world, wanted.message.spec.id).await.unwrap().spec.unwrap();
-        world.aws.refund(&spec.reservation.unwrap(), NOW).await.unwrap();
+        world.aws.refund(&spec.reservations[0], NOW).await.unwrap();
         let levels = world.aws.peek(&virtual_queue()).await.unwrap();
         let spent = vec![gcra::Spent { cost_ns: 1_000_000_000, generation: levels.part(0).generation }];
         world.aws.refund(&penstock_service::ports::Reservation { key: virtual_queue(), spent }, NOW).await.unwrap();
@@ -301,7 +301,7 @@ async fn a_record_that_cannot_be_written_keeps_the_marker_because_the_job_will_r
     assert_eq!(world.aws.find(&marker_key()).await.unwrap().unwrap().job, job);
     // The message alone makes the record, reservation and all.
     let spec = received(&world).await[0].message.clone().unwrap().spec;
-    assert!(spec.reservation.is_some());
+    assert_eq!(spec.reservations.len(), 2);
     let claiming = penstock_service::ports::Claim { spec: spec.clone(), ..claim(job, "w", "d") };
     let Claimed::Yes(claimed) = world.aws.claim(&claiming, nonce(), NOW).await.unwrap() else { panic!() };
     assert_eq!(claimed.spec, Some(spec));

@@ -211,7 +211,7 @@ pub(crate) fn spec(id: JobId) -> JobSpec {
         due: NOW.after(Duration::from_secs(1200)),
         streamed: true,
         estimated_tokens: 100,
-        reservation: None,
+        reservations: Vec::new(),
     }
 }
 

@@ -129,6 +129,13 @@ pub trait Engine: Send + Sync {
     /// What this engine runs.
     fn info(&self) -> &EngineInfo;
 
+    /// Counts the engine's steps. While it grows, the sequences in hand advance, none of them starved, whether or not
+    /// they have said anything yet; when it stands still, the engine hangs.
+    fn steps(&self) -> u64;
+
+    /// Whether the engine can still run anything; once false, it stays so.
+    fn is_alive(&self) -> bool;
+
     /// Starts a sequence. The caller starts no more than [`EngineInfo::slots`] at a time; a further one waits for a
     /// slot. Errors come as [`TokenEvent::Failed`].
     async fn start(&self, sequence: Sequence) -> TokenStream;

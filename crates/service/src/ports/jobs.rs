@@ -34,9 +34,8 @@ pub struct JobSpec {
     pub streamed: bool,
     /// Estimated tokens, prompt and answer: what was taken from the buckets.
     pub estimated_tokens: u64,
-    /// What accepting it spent of its tenant's limits, to be settled exactly at its end. `None` if it was accepted
-    /// without a take.
-    pub reservation: Option<Reservation>,
+    /// What accepting it spent, bucket by bucket in the order of the takes, to be settled exactly at its end.
+    pub reservations: Vec<Reservation>,
 }
 
 /// A job's record.
@@ -144,7 +143,7 @@ impl Link for Chunk {
 /// Everything `accept` needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acceptance {
-    /// The message to send; its spec makes the record (with the reservation of the first take filled in by `accept`).
+    /// The message to send; its spec makes the record (with the reservations filled in by `accept`).
     pub message: Message,
     /// The buckets to take from, the tenant's first, the virtual queue's second.
     pub takes: Vec<Take>,
@@ -173,7 +172,7 @@ pub struct MarkerClaim {
 pub enum Accepted {
     /// The message is sent and the record exists: the job is ours to finish.
     Yes {
-        /// The spec as stored, its reservation filled in.
+        /// The spec as stored, its reservations filled in.
         spec: Box<JobSpec>,
         /// The state of each bucket after its take, in the order of the takes.
         levels: Vec<Levels>,

@@ -1,0 +1,102 @@
+//! Retention: what has ended long ago is removed.
+//!
+//! A job goes with its chunks once it has ended and is settled; a payload goes by its age alone, which is why the age
+//! must exceed the longest time that a message waits.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use penstock_policy::time::Timestamp;
+use penstock_service::ports::{PortError, PortResult};
+use rusqlite::params;
+
+use crate::{DiskBlobs, Sqlite};
+
+impl Sqlite {
+    /// Removes jobs that ended before `before`, with their chunks, and markers and dead letters that old. Looks at every
+    /// job, so it is for now and then.
+    ///
+    /// # Errors
+    /// If the database fails; nothing is removed then.
+    pub async fn sweep(&self, before: Timestamp) -> PortResult<()> {
+        const ENDED: &str = "finished < ?1 AND unsettled = 0";
+        let before = before.as_millis();
+        self.store
+            .write(move |connection| {
+                let chunks = format!("DELETE FROM chunk WHERE job IN (SELECT id FROM job WHERE {ENDED})");
+                connection.execute(&chunks, params![before])?;
+                connection.execute(&format!("DELETE FROM job WHERE {ENDED}"), params![before])?;
+                connection.execute("DELETE FROM marker WHERE expires < ?1", params![before])?;
+                let dead = "DELETE FROM message WHERE sent < ?1 AND queue LIKE '%-dlq'";
+                connection.execute(dead, params![before]).map(|_| ())
+            })
+            .await
+    }
+}
+
+impl DiskBlobs {
+    /// Removes payloads written before `before`.
+    ///
+    /// # Errors
+    /// If the folder cannot be read or a file not removed.
+    pub fn sweep(&self, before: Timestamp) -> PortResult<()> {
+        let moment = UNIX_EPOCH + Duration::from_millis(u64::try_from(before.as_millis()).unwrap_or(0));
+        let failure = |error: std::io::Error| PortError::Unavailable { store: "disk", cause: error.to_string() };
+        let Ok(entries) = std::fs::read_dir(self.folder().join("req")) else { return Ok(()) };
+        for entry in entries {
+            let entry = entry.map_err(failure)?;
+            let written = entry.metadata().and_then(|metadata| metadata.modified()).map_err(failure)?;
+            if written < moment {
+                std::fs::remove_file(entry.path()).map_err(failure)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use penstock_policy::id::{JobId, Nonce};
+    use penstock_policy::job::Step;
+    use penstock_service::ports::{BlobKey, Blobs, Jobs, Stepped};
+    use penstock_service::system::SystemClock;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_ended_long_ago_goes_and_what_is_unsettled_or_young_stays() {
+        let sqlite = Sqlite::in_memory(Arc::new(SystemClock)).unwrap();
+        let day = |n: i64| Timestamp::from_millis(n * 86_400_000);
+        let ids: Vec<JobId> = (0..3).map(|n| JobId::new(day(n), 1)).collect();
+        let steps = [
+            (ids[0], Step::Expire, 0),
+            (ids[0], Step::Settle, 0),
+            (ids[1], Step::Expire, 1),
+            (ids[2], Step::Expire, 9),
+            (ids[2], Step::Settle, 9),
+        ];
+        for (nonce, (id, step, n)) in steps.into_iter().enumerate() {
+            sqlite.step(id, &Stepped::from(step), Nonce(nonce as u64 + 1), day(n)).await.unwrap().unwrap();
+        }
+        sqlite.sweep(day(5)).await.unwrap();
+        let mut left = Vec::new();
+        for id in ids {
+            left.push(sqlite.record(id).await.unwrap().is_some());
+        }
+        assert_eq!(left, [false, true, true]);
+    }
+
+    #[tokio::test]
+    async fn a_payload_goes_by_its_age() {
+        let folder = tempfile::tempdir().unwrap();
+        let (blobs, key) = (DiskBlobs::new(folder.path()), BlobKey::new("req/a").unwrap());
+        blobs.sweep(Timestamp::MAX).unwrap();
+        blobs.put(&key, Bytes::from_static(b"x")).await.unwrap();
+        blobs.sweep(Timestamp::EPOCH).unwrap();
+        assert!(blobs.get(&key).await.unwrap().is_some());
+        blobs.sweep(Timestamp::from_millis(i64::MAX / 2_000_000)).unwrap();
+        assert!(blobs.get(&key).await.unwrap().is_none());
+    }
+}
