@@ -170,6 +170,12 @@ fn each_hindrance_is_one_clear_line_with_what_to_do() {
         assert!(!words.contains("panicked"), "{words}");
     }
     drop(server);
+    let nothing_installed = home.path().join("no-programs");
+    std::fs::create_dir(&nothing_installed).unwrap();
+    let mut command = home.command(&["up", "--ephemeral", "--port", "0"]);
+    let output = command.env_remove("PENSTOCK_ORT").env("PATH", nothing_installed).output().unwrap();
+    let (_, words) = printed(&output);
+    assert!(words.contains("python3 cannot be started") && words.contains("--ort PATH"), "{words}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

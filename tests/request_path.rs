@@ -52,11 +52,15 @@ impl Stack {
 
     /// Starts a worker, and waits until it has signed on.
     async fn worker(&self, name: &str) -> Process {
+        self.worker_saying(name, "warn", std::process::Stdio::inherit()).await
+    }
+
+    async fn worker_saying(&self, name: &str, level: &str, words: std::process::Stdio) -> Process {
         let mut command = Command::new(built("gpu-worker"));
         command.env_clear().envs(&self.deployment.variables);
         command.args(["--pool", MODEL, "--slots", "8", "--id", name, "--ort", &given("PENSTOCK_ORT")]);
         command.arg("--model").arg(root().join("gpu-worker/fixtures/task-int4"));
-        let process = Process::start(&mut command);
+        let process = Process::start(command.env("PENSTOCK_LOG", level).stderr(words));
         let begun = Instant::now();
         loop {
             let pool = PoolId::new(MODEL).unwrap();
@@ -92,7 +96,8 @@ fn right(replies: &[Reply], tasks: &[(String, String)]) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn sixty_four_requests_are_answered_right_each_published_once_and_their_aws_calls_are_counted() {
     let stack = Stack::start().await;
-    let _worker = stack.worker("w1").await;
+    let words = tempfile::NamedTempFile::new().unwrap();
+    let mut worker = stack.worker_saying("w1", "info", words.reopen().unwrap().into()).await;
     let tasks = tasks(64, 64);
     let replies = ask_all(&stack.client, &tasks).await;
     assert!(right(&replies, &tasks) >= 63, "{} of 64 right", right(&replies, &tasks));
@@ -111,6 +116,11 @@ async fn sixty_four_requests_are_answered_right_each_published_once_and_their_aw
     println!("front: {} environments, init {:?} ms", inits.len(), inits);
     assert_embedded_agrees(&replies, &tasks).await;
     assert_calls_of_one_request(&stack).await;
+    worker.signal("TERM");
+    assert!(worker.wait(Duration::from_secs(30)).success());
+    let words = std::fs::read_to_string(words.path()).unwrap();
+    let last = words.lines().find(|line| line.contains("worker has drained")).unwrap();
+    println!("the worker in all, {} requests: {last}", tasks.len() + 3);
 }
 
 /// The same prompts through `penstock up` give the same texts.
@@ -223,8 +233,6 @@ async fn bad_requests_jobs_and_models_are_answered_by_the_functions_as_by_the_em
         (unknown.status, unknown.json()["error"]["code"].as_str().unwrap().to_owned()),
         (404, "model_not_found".into())
     );
-    let wrong = Client::new("http://unused", "ps_x_y");
-    drop(wrong);
     let long = client.ask(MODEL, &"1".repeat(2000), false).await;
     assert_eq!(
         (long.status, long.json()["error"]["code"].as_str().unwrap().to_owned()),

@@ -74,7 +74,8 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     engine.slots = arguments.slots;
     engine.threads = arguments.threads;
     let engine = Arc::new(tokio::task::spawn_blocking(move || OnnxEngine::load(&engine)).await??);
-    let ports = ports(&config).await;
+    let aws = connect(&config).await;
+    let ports = aws.ports(Arc::new(TaskSpawner), Arc::new(OsEntropy));
     announce(&ports, &arguments.pool, engine.as_ref()).await?;
     let worker = match arguments.id {
         Some(id) => id,
@@ -103,15 +104,14 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     }
     tokio::task::spawn_blocking(move || engine.stop()).await?;
     consuming.await?;
-    tracing::info!("worker has drained");
+    tracing::info!(calls = ?aws.calls().snapshot(), "worker has drained");
     Ok(())
 }
 
-async fn ports(config: &Config) -> Ports {
+async fn connect(config: &Config) -> Arc<Aws> {
     let timeouts = if config.endpoint.is_some() { Timeouts::patient() } else { Timeouts::default() };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let aws = Aws::connect(Names::from(config), timeouts, config.endpoint.as_deref(), clock).await;
-    Arc::new(aws).ports(Arc::new(TaskSpawner), Arc::new(OsEntropy))
+    Arc::new(Aws::connect(Names::from(config), timeouts, config.endpoint.as_deref(), clock).await)
 }
 
 /// Writes down what the pool's model is and measures, so that the front door can estimate and offer it.
