@@ -101,7 +101,8 @@ impl Embedded {
         };
         set_up_pools(&sqlite, &models, &engines).await?;
         let key = set_up_tenant(&sqlite, &folder).await?;
-        let ports = ports(&sqlite, &folder);
+        let blobs = DiskBlobs::new(&folder.join(BLOBS));
+        let ports = sqlite.ports(blobs.clone(), Arc::new(TaskSpawner), Arc::new(OsEntropy));
         let timing = Timing { stream_flush: Duration::from_millis(20), ..Timing::default() };
         let secret = marker_secret(&folder)?;
         let service = |ports: &Ports| Arc::new(Service::new(ports.clone(), timing, secret.as_bytes()));
@@ -130,7 +131,7 @@ impl Embedded {
             stop_listening,
             server,
             sqlite,
-            blobs: DiskBlobs::new(&folder.join(BLOBS)),
+            blobs,
             _scratch: scratch,
         })
     }
@@ -239,21 +240,6 @@ fn employ(engines: Vec<Loaded>, service: impl Fn() -> Arc<Service>) -> Result<Ve
         Ok((consumer, engine, tokio::spawn(async move { running.run().await })))
     };
     engines.into_iter().enumerate().map(place).collect()
-}
-
-fn ports(sqlite: &Sqlite, folder: &Path) -> Ports {
-    let shared = Arc::new(sqlite.clone());
-    Ports {
-        jobs: shared.clone(),
-        queue: shared.clone(),
-        limits: shared.clone(),
-        markers: shared.clone(),
-        control: shared,
-        blobs: Arc::new(DiskBlobs::new(&folder.join(BLOBS))),
-        clock: Arc::new(SystemClock),
-        spawner: Arc::new(TaskSpawner),
-        entropy: Arc::new(OsEntropy),
-    }
 }
 
 /// Writes the pools down, with what the engines measured; a front door without workers takes a cautious guess.

@@ -11,31 +11,17 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{Either, join_all, select};
 use penstock_policy::classes::{Class, startable};
-use penstock_policy::id::{PoolId, WorkerId};
 use penstock_policy::retry::full_jitter;
 use tokio::sync::Notify;
 
-use crate::Service;
-use crate::ports::{Delivery, Engine, PortResult, QueueId, WorkerRecord};
-use crate::work;
+use crate::ports::{Delivery, PortResult, QueueId, WorkerRecord};
+use crate::work::{self, Workplace};
 
 /// How long one receive waits for a message.
 const RECEIVE_WAIT: Duration = Duration::from_secs(20);
 
 /// The most messages of one receive, a limit of SQS.
 const MOST_RECEIVED: usize = 10;
-
-/// A worker's surroundings: who it is, what it runs, for which pool.
-pub struct Workplace {
-    /// The use cases.
-    pub service: Arc<Service>,
-    /// The engine.
-    pub engine: Arc<dyn Engine>,
-    /// The pool it serves.
-    pub pool: PoolId,
-    /// Its name.
-    pub worker: WorkerId,
-}
 
 /// Feeds one engine from a pool's queues. Cheap to clone.
 #[derive(Clone)]

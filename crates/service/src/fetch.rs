@@ -8,8 +8,8 @@ use penstock_wire::chat::Usage;
 use penstock_wire::job::Job;
 
 use crate::Service;
+use crate::answering::completion;
 use crate::error::ApiError;
-use crate::http::completion;
 use crate::ports::{JobRecord, Stepped, Tenant};
 
 impl Service {

@@ -8,20 +8,24 @@
 //! [`settle`] draws the consequences of its end.
 
 mod admit;
+mod answering;
 mod auth;
 mod cached;
 mod canonical;
 pub mod config;
 mod consume;
+mod draft;
 mod error;
 mod fetch;
 mod http;
 pub mod message;
 pub mod ports;
+pub mod record;
 mod relay;
 mod settle;
 #[cfg(feature = "system")]
 pub mod system;
+mod told;
 mod work;
 
 use std::sync::Arc;
@@ -36,9 +40,10 @@ use ports::{
 };
 
 pub use auth::ApiKey;
-pub use consume::{Consumer, Workplace};
+pub use consume::Consumer;
 pub use error::ApiError;
 pub use http::{front_router, jobs_router, router};
+pub use work::Workplace;
 
 /// The outside world, port by port.
 #[derive(Clone)]

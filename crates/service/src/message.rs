@@ -3,12 +3,10 @@
 //! Version 1. A reader refuses a version it does not know, and tolerates fields it does not know, so that an older
 //! worker can read what a newer front writes during a rollout as long as the version stands.
 
-use penstock_policy::classes::Class;
-use penstock_policy::gcra::Spent;
-use penstock_policy::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ports::{BlobKey, BucketKey, JobSpec, Message, Payload, Reservation};
+use crate::ports::{BlobKey, JobSpec, Message, Payload};
+use crate::record::StoredSpec;
 
 const VERSION: u32 = 1;
 
@@ -21,33 +19,6 @@ struct Stored {
     req: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     blob: Option<String>,
-}
-
-/// A job's spec as it is stored, in messages and in records.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StoredSpec {
-    jid: String,
-    ten: String,
-    cls: String,
-    pool: String,
-    model: String,
-    crt: i64,
-    due: i64,
-    str: bool,
-    est: u64,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    res: Vec<StoredReservation>,
-}
-
-/// What was spent of one bucket: a tenant's, or that of the job's own pool and class.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct StoredReservation {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ten: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    queue: Option<(String, String)>,
-    shard: u16,
-    spent: Vec<(i64, u64)>,
 }
 
 /// Writes a message down.
@@ -83,85 +54,16 @@ pub fn decode(text: &str) -> Result<Message, String> {
     Ok(Message { spec: JobSpec::try_from(stored.spec)?, payload })
 }
 
-impl From<&JobSpec> for StoredSpec {
-    fn from(spec: &JobSpec) -> Self {
-        let res = spec.reservations.iter().map(StoredReservation::from).collect();
-        Self {
-            jid: spec.id.to_string(),
-            ten: spec.tenant.to_string(),
-            cls: spec.class.name().to_owned(),
-            pool: spec.pool.to_string(),
-            model: spec.model.clone(),
-            crt: spec.created.as_millis(),
-            due: spec.due.as_millis(),
-            str: spec.streamed,
-            est: spec.estimated_tokens,
-            res,
-        }
-    }
-}
-
-impl TryFrom<StoredSpec> for JobSpec {
-    type Error = String;
-
-    fn try_from(stored: StoredSpec) -> Result<Self, String> {
-        let invalid = |field: &str| format!("field '{field}' is malformed");
-        let reservations = stored.res.into_iter().map(Reservation::try_from).collect::<Result<_, _>>()?;
-        Ok(Self {
-            id: stored.jid.parse().map_err(|_| invalid("jid"))?,
-            tenant: stored.ten.parse().map_err(|_| invalid("ten"))?,
-            class: Class::from_name(&stored.cls).ok_or_else(|| invalid("cls"))?,
-            pool: stored.pool.parse().map_err(|_| invalid("pool"))?,
-            model: stored.model,
-            created: Timestamp::from_millis(stored.crt),
-            due: Timestamp::from_millis(stored.due),
-            streamed: stored.str,
-            estimated_tokens: stored.est,
-            reservations,
-        })
-    }
-}
-
-impl From<&Reservation> for StoredReservation {
-    fn from(reservation: &Reservation) -> Self {
-        let spent = reservation.spent.iter().map(|spent| (spent.cost_ns, spent.generation)).collect();
-        match &reservation.key {
-            BucketKey::Tenant { tenant, shard } => {
-                Self { ten: Some(tenant.to_string()), queue: None, shard: *shard, spent }
-            }
-            BucketKey::VirtualQueue { pool, class, shard } => {
-                Self { ten: None, queue: Some((pool.to_string(), class.name().to_owned())), shard: *shard, spent }
-            }
-        }
-    }
-}
-
-impl TryFrom<StoredReservation> for Reservation {
-    type Error = String;
-
-    fn try_from(stored: StoredReservation) -> Result<Self, String> {
-        let invalid = || "field 'res' is malformed".to_owned();
-        let shard = stored.shard;
-        let key = match (stored.ten, stored.queue) {
-            (Some(tenant), None) => BucketKey::Tenant { tenant: tenant.parse().map_err(|_| invalid())?, shard },
-            (None, Some((pool, class))) => BucketKey::VirtualQueue {
-                pool: pool.parse().map_err(|_| invalid())?,
-                class: Class::from_name(&class).ok_or_else(invalid)?,
-                shard,
-            },
-            (Some(_), Some(_)) | (None, None) => return Err(invalid()),
-        };
-        let spent = stored.spent.into_iter().map(|(cost_ns, generation)| Spent { cost_ns, generation }).collect();
-        Ok(Self { key, spent })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use penstock_policy::classes::Class;
+    use penstock_policy::gcra::Spent;
     use penstock_policy::id::{JobId, PoolId, TenantId};
+    use penstock_policy::time::Timestamp;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ports::{BucketKey, Reservation};
 
     fn message(payload: Payload) -> Message {
         let tenant = TenantId::new("acme").unwrap();

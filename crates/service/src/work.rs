@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
-use penstock_policy::id::Epoch;
+use penstock_policy::id::{Epoch, PoolId, WorkerId};
 use penstock_policy::job::{Denied, End, Position, Step};
 use penstock_policy::retry::full_jitter;
 use penstock_policy::time::Timestamp;
 
-use crate::consume::Workplace;
+use crate::Service;
 use crate::ports::{
-    Answer, Chunk, Claim, Claimed, Delivery, EngineFault, ErrorVerdict, Generation, JobRecord, JobSpec, Message,
-    Outcome, Payload, PortResult, Receipt, Sequence, Stepped, TokenEvent, TokenStream,
+    Answer, Chunk, Claim, Claimed, Delivery, Engine, EngineFault, ErrorVerdict, Generation, JobRecord, JobSpec,
+    Message, Outcome, Payload, PortResult, Receipt, Sequence, Stepped, TokenEvent, TokenStream,
 };
 
 /// A job whose claims have failed this often is taken for the cause.
@@ -33,6 +33,18 @@ const OTHER_DIGEST_PART: u32 = 8;
 /// How often a write to a store that does not answer is tried, and the first wait between two tries.
 const MOST_TRIES: u32 = 6;
 const FIRST_WAIT: Duration = Duration::from_millis(50);
+
+/// A worker's surroundings: who it is, what it runs, for which pool.
+pub struct Workplace {
+    /// The use cases.
+    pub service: Arc<Service>,
+    /// The engine.
+    pub engine: Arc<dyn Engine>,
+    /// The pool it serves.
+    pub pool: PoolId,
+    /// Its name.
+    pub worker: WorkerId,
+}
 
 /// One job in the hands of one worker.
 pub(crate) struct Work {

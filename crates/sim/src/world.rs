@@ -103,16 +103,6 @@ fn pool_id() -> Result<PoolId, penstock_policy::id::InvalidId> {
 }
 
 fn ports(kernel: &Kernel, sqlite: &Sqlite, group: Group) -> Ports {
-    let shared = Arc::new(sqlite.clone());
-    Ports {
-        jobs: shared.clone(),
-        queue: shared.clone(),
-        limits: shared.clone(),
-        markers: shared.clone(),
-        control: shared,
-        blobs: Arc::new(DiskBlobs::new(&std::env::temp_dir().join("penstock-sim-blobs"))),
-        clock: Arc::new(kernel.clone()),
-        spawner: kernel.spawner(group),
-        entropy: Arc::new(kernel.clone()),
-    }
+    let blobs = DiskBlobs::new(&std::env::temp_dir().join("penstock-sim-blobs"));
+    sqlite.ports(blobs, kernel.spawner(group), Arc::new(kernel.clone()))
 }

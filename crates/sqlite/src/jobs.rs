@@ -9,9 +9,10 @@ use penstock_service::ports::{
     Acceptance, Accepted, Chunk, Claim, Claimed, JobRecord, Jobs, PortResult, QueueId, Reservation, StepResult,
     Stepped, TakeOutcome, Watch,
 };
+use penstock_service::record::{outcome_text, spec_text};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::rows::{JOB_COLUMNS, ids_bytes, ids_from, job_record, malformed, outcome_text, position, spec_text, stored};
+use crate::rows::{JOB_COLUMNS, ids_bytes, ids_from, job_record, malformed, position, stored};
 use crate::{Sqlite, limits, markers, queue};
 
 #[async_trait]

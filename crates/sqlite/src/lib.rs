@@ -18,7 +18,8 @@ mod watch;
 use std::path::Path;
 use std::sync::Arc;
 
-use penstock_service::ports::Clock;
+use penstock_service::Ports;
+use penstock_service::ports::{Clock, Entropy, Spawner};
 
 pub use blobs::DiskBlobs;
 pub use store::{Durability, OpenError};
@@ -52,6 +53,23 @@ impl Sqlite {
     /// [`OpenError`] if SQLite cannot allocate it.
     pub fn in_memory(clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         Ok(Self::on(Store::in_memory()?, clock))
+    }
+
+    /// Every port, ready for `penstock_service::Service::new`: those of the database, and the given ones.
+    #[must_use]
+    pub fn ports(&self, blobs: DiskBlobs, spawner: Arc<dyn Spawner>, entropy: Arc<dyn Entropy>) -> Ports {
+        let shared = Arc::new(self.clone());
+        Ports {
+            jobs: shared.clone(),
+            queue: shared.clone(),
+            limits: shared.clone(),
+            markers: shared.clone(),
+            control: shared,
+            blobs: Arc::new(blobs),
+            clock: Arc::clone(&self.clock),
+            spawner,
+            entropy,
+        }
     }
 
     fn on(store: Store, clock: Arc<dyn Clock>) -> Self {

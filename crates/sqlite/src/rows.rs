@@ -5,10 +5,9 @@ use std::str::FromStr;
 use penstock_policy::id::{Epoch, Nonce};
 use penstock_policy::job::{Head, Position, State};
 use penstock_policy::time::Timestamp;
-use penstock_service::message::StoredSpec;
-use penstock_service::ports::{Answer, ErrorVerdict, FinishReason, JobRecord, JobSpec, Outcome};
+use penstock_service::ports::JobRecord;
+use penstock_service::record::{outcome_from, spec_from};
 use rusqlite::{Row, types::Type};
-use serde::{Deserialize, Serialize};
 
 /// A `u64` in SQLite's signed integer, bit for bit.
 pub(crate) const fn stored(value: u64) -> i64 {
@@ -68,49 +67,6 @@ pub(crate) fn job_record(row: &Row<'_>) -> rusqlite::Result<JobRecord> {
         started: row.get::<_, Option<i64>>(12)?.map(Timestamp::from_millis),
         finished: row.get::<_, Option<i64>>(13)?.map(Timestamp::from_millis),
         outcome: outcome.map(|text| outcome_from(&text).ok_or_else(|| malformed(14, "outcome"))).transpose()?,
-    })
-}
-
-/// A spec as stored text.
-pub(crate) fn spec_text(spec: &JobSpec) -> String {
-    serde_json::to_string(&StoredSpec::from(spec)).unwrap_or_default()
-}
-
-fn spec_from(text: &str) -> Option<JobSpec> {
-    serde_json::from_str::<StoredSpec>(text).ok()?.try_into().ok()
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum StoredOutcome {
-    Answer { reason: String, prompt_tokens: u32, completion_tokens: u32 },
-    Error { status: u16, code: String, param: Option<String>, message: String },
-}
-
-/// An outcome as stored text.
-pub(crate) fn outcome_text(outcome: &Outcome) -> String {
-    let stored = match outcome {
-        Ok(answer) => StoredOutcome::Answer {
-            reason: answer.reason.name().to_owned(),
-            prompt_tokens: answer.prompt_tokens,
-            completion_tokens: answer.completion_tokens,
-        },
-        Err(verdict) => StoredOutcome::Error {
-            status: verdict.status,
-            code: verdict.code.clone(),
-            param: verdict.param.clone(),
-            message: verdict.message.clone(),
-        },
-    };
-    serde_json::to_string(&stored).unwrap_or_default()
-}
-
-fn outcome_from(text: &str) -> Option<Outcome> {
-    Some(match serde_json::from_str(text).ok()? {
-        StoredOutcome::Answer { reason, prompt_tokens, completion_tokens } => {
-            Ok(Answer { reason: FinishReason::from_name(&reason)?, prompt_tokens, completion_tokens })
-        }
-        StoredOutcome::Error { status, code, param, message } => Err(ErrorVerdict { status, code, param, message }),
     })
 }
 

@@ -10,12 +10,12 @@ CREATE TABLE job (
     last_seq    INTEGER,
     unsettled   INTEGER NOT NULL,
     nonce       INTEGER NOT NULL,
-    spec        TEXT,                      -- JSON, penstock_service::message::StoredSpec; null in a tombstone
+    spec        TEXT,                      -- JSON, penstock_service::record; null in a tombstone
     owner       TEXT,
     digest      TEXT,
     started     INTEGER,
     finished    INTEGER,
-    outcome     TEXT                       -- JSON
+    outcome     TEXT                       -- JSON, penstock_service::record
 ) WITHOUT ROWID;
 CREATE INDEX job_unsettled ON job (id) WHERE unsettled = 1;
 

@@ -51,7 +51,7 @@ impl Jobs for Aws {
             if guard::ends(stepped.step) {
                 write.set("fin", ms(now));
                 if let Some(outcome) = &stepped.outcome {
-                    write.set("out", s(record::outcome_text(outcome)));
+                    write.set("out", s(penstock_service::record::outcome_text(outcome)));
                 }
             }
             let found = match self.update(&self.names.job_table, write, Repeats::BySdk).await? {

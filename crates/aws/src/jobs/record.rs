@@ -3,9 +3,8 @@
 
 use penstock_policy::id::{Epoch, JobId};
 use penstock_policy::job::{Head, Position, State};
-use penstock_service::message::StoredSpec;
-use penstock_service::ports::{Answer, ErrorVerdict, FinishReason, JobRecord, JobSpec, Outcome, PortResult};
-use serde::{Deserialize, Serialize};
+use penstock_service::ports::{JobRecord, JobSpec, PortResult};
+use penstock_service::record::{outcome_from, spec_from, spec_text};
 
 use crate::item::{Fields, Item, item, s};
 use crate::table::Write;
@@ -24,8 +23,7 @@ pub(crate) fn job_key(job: JobId) -> Item {
 
 /// Fills in what is fixed about a job, unless the record has it.
 pub(crate) fn set_spec(write: &mut Write, spec: &JobSpec) {
-    let text = serde_json::to_string(&StoredSpec::from(spec)).unwrap_or_default();
-    write.set_if_absent("spec", s(text)).set_if_absent("ten", s(spec.tenant.as_str()));
+    write.set_if_absent("spec", s(spec_text(spec))).set_if_absent("ten", s(spec.tenant.as_str()));
 }
 
 /// What the guards look at.
@@ -60,61 +58,9 @@ pub(crate) fn read(found: &Item) -> PortResult<JobRecord> {
     })
 }
 
-fn spec_from(text: &str) -> Option<JobSpec> {
-    serde_json::from_str::<StoredSpec>(text).ok()?.try_into().ok()
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum StoredOutcome {
-    Answer { reason: String, tin: u32, tout: u32 },
-    Error { status: u16, code: String, param: Option<String>, message: String },
-}
-
-/// An outcome as stored text.
-pub(crate) fn outcome_text(outcome: &Outcome) -> String {
-    let stored = match outcome {
-        Ok(answer) => StoredOutcome::Answer {
-            reason: answer.reason.name().to_owned(),
-            tin: answer.prompt_tokens,
-            tout: answer.completion_tokens,
-        },
-        Err(verdict) => StoredOutcome::Error {
-            status: verdict.status,
-            code: verdict.code.clone(),
-            param: verdict.param.clone(),
-            message: verdict.message.clone(),
-        },
-    };
-    serde_json::to_string(&stored).unwrap_or_default()
-}
-
-fn outcome_from(text: &str) -> Option<Outcome> {
-    Some(match serde_json::from_str(text).ok()? {
-        StoredOutcome::Answer { reason, tin, tout } => {
-            Ok(Answer { reason: FinishReason::from_name(&reason)?, prompt_tokens: tin, completion_tokens: tout })
-        }
-        StoredOutcome::Error { status, code, param, message } => Err(ErrorVerdict { status, code, param, message }),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_outcome_reads_back_as_it_was_written() {
-        let answer = Answer { reason: FinishReason::Length, prompt_tokens: 7, completion_tokens: 9 };
-        let verdict = ErrorVerdict {
-            status: 400,
-            code: "context_length_exceeded".to_owned(),
-            param: Some("messages".to_owned()),
-            message: "too long".to_owned(),
-        };
-        for outcome in [Ok(answer), Err(verdict)] {
-            assert_eq!(outcome_from(&outcome_text(&outcome)), Some(outcome));
-        }
-    }
 
     #[test]
     fn a_record_without_its_state_is_damage() {

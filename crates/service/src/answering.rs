@@ -1,0 +1,187 @@
+//! From an admitted request to the bytes of its answer, whole or streamed.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderName, StatusCode, header};
+use penstock_policy::admission::tier_of_class;
+use penstock_policy::classes::Class;
+use penstock_policy::id::JobId;
+use penstock_policy::time::Timestamp;
+use penstock_wire::chat::{AnswerMessage, Choice, ChunkChoice, Completion, CompletionChunk, Delta, Usage};
+use penstock_wire::sse;
+
+use crate::Service;
+use crate::admit::Admission;
+use crate::error::ApiError;
+use crate::ports::Answer;
+use crate::relay::{End, Progress, Relay};
+
+/// A value as a JSON answer.
+pub(crate) fn json(value: &impl serde::Serialize) -> Response {
+    let body = serde_json::to_string(value).unwrap_or_default();
+    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// A whole answer as its client reads it.
+pub(crate) fn completion(
+    id: JobId,
+    created: Timestamp,
+    model: &str,
+    class: Class,
+    text: String,
+    answer: &Answer,
+) -> Completion {
+    let message = AnswerMessage { role: "assistant".to_owned(), content: text, refusal: None };
+    let finish_reason = answer.reason.name().to_owned();
+    Completion {
+        id: format!("chatcmpl-{id}"),
+        object: "chat.completion".to_owned(),
+        created: created.as_secs(),
+        model: model.to_owned(),
+        choices: vec![Choice { index: 0, message, logprobs: None, finish_reason }],
+        usage: Usage::new(answer.prompt_tokens, answer.completion_tokens),
+        service_tier: Some(tier_of_class(class).to_owned()),
+    }
+}
+
+/// One admitted request on its way to an answer.
+pub(crate) struct Answering {
+    pub(crate) service: Arc<Service>,
+    pub(crate) admission: Admission,
+    /// The model's name as the client wrote it.
+    pub(crate) model: String,
+    /// A stream ends with its usage.
+    pub(crate) usage: bool,
+}
+
+impl Answering {
+    /// Waits in silence, so that a failure still has its own status; after a long while commits to 200 and sends a
+    /// blank line now and then, which JSON readers skip. A failure after that resets the connection; the client's own
+    /// retry of a deterministic or keyed request finds the job or its result.
+    pub(crate) async fn whole(self, mut relay: Relay) -> Result<Response, ApiError> {
+        let until = self.now().after(self.service.timing().silent_wait);
+        if let Some(result) = relay.whole(until).await {
+            let (text, answer) = result?;
+            return Ok(json(&self.completion(text, &answer)));
+        }
+        let body = stream::unfold(Some((self, relay)), |state| async {
+            let (this, mut relay) = state?;
+            let until = this.now().after(this.service.timing().blank_line);
+            match relay.whole(until).await {
+                None => Some((Ok(Bytes::from_static(b"\n")), Some((this, relay)))),
+                Some(Ok((text, answer))) => {
+                    let body = serde_json::to_string(&this.completion(text, &answer)).unwrap_or_default();
+                    Some((Ok(Bytes::from(body)), None))
+                }
+                Some(Err(error)) => Some((Err(std::io::Error::other(error.body.error.message)), None)),
+            }
+        });
+        Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response())
+    }
+
+    /// Holds the status back until there are words, an end, or the hold is over; then streams.
+    pub(crate) async fn streamed(self, mut relay: Relay) -> Result<Response, ApiError> {
+        let until = self.now().after(self.service.timing().status_hold);
+        let first = relay.progress(until).await;
+        if let Progress::Ended(End::Failed(error)) = first {
+            return Err(error);
+        }
+        let state = Some(Streaming { answering: self, relay, next: Some(first), opened: false });
+        let body = stream::unfold(state, |state| async {
+            let mut streaming = state?;
+            let (frames, goes_on) = streaming.frames().await;
+            Some((Ok::<_, std::io::Error>(Bytes::from(frames)), goes_on.then_some(streaming)))
+        });
+        let headers = [
+            (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+            (header::CACHE_CONTROL, "no-cache"),
+            (HeaderName::from_static("x-accel-buffering"), "no"),
+        ];
+        Ok((StatusCode::OK, headers, Body::from_stream(body)).into_response())
+    }
+
+    fn now(&self) -> Timestamp {
+        self.service.ports().clock.now()
+    }
+
+    fn completion(&self, text: String, answer: &Answer) -> Completion {
+        let Admission { shown, created, class, .. } = &self.admission;
+        completion(*shown, *created, &self.model, *class, text, answer)
+    }
+
+    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> String {
+        sse::data(&CompletionChunk {
+            id: format!("chatcmpl-{}", self.admission.shown),
+            object: "chat.completion.chunk".to_owned(),
+            created: self.admission.created.as_secs(),
+            model: self.model.clone(),
+            choices,
+            usage,
+            service_tier: Some(tier_of_class(self.admission.class).to_owned()),
+        })
+    }
+
+    fn delta(&self, delta: Delta, finish_reason: Option<&str>) -> String {
+        let finish_reason = finish_reason.map(str::to_owned);
+        self.chunk(vec![ChunkChoice { index: 0, delta, logprobs: None, finish_reason }], None)
+    }
+}
+
+/// A stream under way.
+struct Streaming {
+    answering: Answering,
+    relay: Relay,
+    /// What was seen already while the status was held back.
+    next: Option<Progress>,
+    opened: bool,
+}
+
+impl Streaming {
+    /// The next frames, and whether more follow.
+    async fn frames(&mut self) -> (String, bool) {
+        let mut frames = String::new();
+        if !self.opened {
+            self.opened = true;
+            let role = Delta { role: Some("assistant".to_owned()), content: Some(String::new()) };
+            frames.push_str(&self.answering.delta(role, None));
+        }
+        let progress = match self.next.take() {
+            Some(progress) => progress,
+            None => {
+                let until = self.answering.now().after(self.answering.service.timing().keep_alive);
+                self.relay.progress(until).await
+            }
+        };
+        let goes_on = match progress {
+            Progress::Quiet => {
+                let waited = self.answering.now().since(self.answering.admission.created);
+                let left = self.answering.admission.wait.map(|wait| wait.saturating_sub(waited).as_millis());
+                frames.push_str(&sse::keep_alive(None, left.and_then(|left| u64::try_from(left).ok())));
+                true
+            }
+            Progress::Text(text) => {
+                frames.push_str(&self.answering.delta(Delta { role: None, content: Some(text) }, None));
+                true
+            }
+            Progress::Ended(End::Answered(answer)) => {
+                frames.push_str(&self.answering.delta(Delta::default(), Some(answer.reason.name())));
+                if self.answering.usage {
+                    let usage = Usage::new(answer.prompt_tokens, answer.completion_tokens);
+                    frames.push_str(&self.answering.chunk(Vec::new(), Some(usage)));
+                }
+                frames.push_str(sse::DONE);
+                false
+            }
+            Progress::Ended(End::Failed(error)) => {
+                frames.push_str(&sse::data(&error.body));
+                frames.push_str(sse::DONE);
+                false
+            }
+        };
+        (frames, goes_on)
+    }
+}

@@ -1,0 +1,177 @@
+//! The stored form of the parts of a job's record that are more than a number: JSON, the same on SQLite and DynamoDB, and
+//! the spec also inside messages.
+
+use penstock_policy::classes::Class;
+use penstock_policy::gcra::Spent;
+use penstock_policy::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ports::{Answer, BucketKey, ErrorVerdict, FinishReason, JobSpec, Outcome, Reservation};
+
+/// A spec as stored text.
+#[must_use]
+pub fn spec_text(spec: &JobSpec) -> String {
+    serde_json::to_string(&StoredSpec::from(spec)).unwrap_or_default()
+}
+
+/// Back again; `None` if the text is damaged.
+#[must_use]
+pub fn spec_from(text: &str) -> Option<JobSpec> {
+    serde_json::from_str::<StoredSpec>(text).ok()?.try_into().ok()
+}
+
+/// An outcome as stored text.
+#[must_use]
+pub fn outcome_text(outcome: &Outcome) -> String {
+    let stored = match outcome {
+        Ok(answer) => StoredOutcome::Answer {
+            reason: answer.reason.name().to_owned(),
+            tin: answer.prompt_tokens,
+            tout: answer.completion_tokens,
+        },
+        Err(verdict) => StoredOutcome::Error {
+            status: verdict.status,
+            code: verdict.code.clone(),
+            param: verdict.param.clone(),
+            message: verdict.message.clone(),
+        },
+    };
+    serde_json::to_string(&stored).unwrap_or_default()
+}
+
+/// Back again; `None` if the text is damaged.
+#[must_use]
+pub fn outcome_from(text: &str) -> Option<Outcome> {
+    Some(match serde_json::from_str(text).ok()? {
+        StoredOutcome::Answer { reason, tin, tout } => {
+            Ok(Answer { reason: FinishReason::from_name(&reason)?, prompt_tokens: tin, completion_tokens: tout })
+        }
+        StoredOutcome::Error { status, code, param, message } => Err(ErrorVerdict { status, code, param, message }),
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredOutcome {
+    Answer { reason: String, tin: u32, tout: u32 },
+    Error { status: u16, code: String, param: Option<String>, message: String },
+}
+
+/// A job's spec as it is stored, in messages and in records.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StoredSpec {
+    jid: String,
+    ten: String,
+    cls: String,
+    pool: String,
+    model: String,
+    crt: i64,
+    due: i64,
+    str: bool,
+    est: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    res: Vec<StoredReservation>,
+}
+
+/// What was spent of one bucket: a tenant's, or that of the job's own pool and class.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct StoredReservation {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ten: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<(String, String)>,
+    shard: u16,
+    spent: Vec<(i64, u64)>,
+}
+
+impl From<&JobSpec> for StoredSpec {
+    fn from(spec: &JobSpec) -> Self {
+        let res = spec.reservations.iter().map(StoredReservation::from).collect();
+        Self {
+            jid: spec.id.to_string(),
+            ten: spec.tenant.to_string(),
+            cls: spec.class.name().to_owned(),
+            pool: spec.pool.to_string(),
+            model: spec.model.clone(),
+            crt: spec.created.as_millis(),
+            due: spec.due.as_millis(),
+            str: spec.streamed,
+            est: spec.estimated_tokens,
+            res,
+        }
+    }
+}
+
+impl TryFrom<StoredSpec> for JobSpec {
+    type Error = String;
+
+    fn try_from(stored: StoredSpec) -> Result<Self, String> {
+        let invalid = |field: &str| format!("field '{field}' is malformed");
+        let reservations = stored.res.into_iter().map(Reservation::try_from).collect::<Result<_, _>>()?;
+        Ok(Self {
+            id: stored.jid.parse().map_err(|_| invalid("jid"))?,
+            tenant: stored.ten.parse().map_err(|_| invalid("ten"))?,
+            class: Class::from_name(&stored.cls).ok_or_else(|| invalid("cls"))?,
+            pool: stored.pool.parse().map_err(|_| invalid("pool"))?,
+            model: stored.model,
+            created: Timestamp::from_millis(stored.crt),
+            due: Timestamp::from_millis(stored.due),
+            streamed: stored.str,
+            estimated_tokens: stored.est,
+            reservations,
+        })
+    }
+}
+
+impl From<&Reservation> for StoredReservation {
+    fn from(reservation: &Reservation) -> Self {
+        let spent = reservation.spent.iter().map(|spent| (spent.cost_ns, spent.generation)).collect();
+        match &reservation.key {
+            BucketKey::Tenant { tenant, shard } => {
+                Self { ten: Some(tenant.to_string()), queue: None, shard: *shard, spent }
+            }
+            BucketKey::VirtualQueue { pool, class, shard } => {
+                Self { ten: None, queue: Some((pool.to_string(), class.name().to_owned())), shard: *shard, spent }
+            }
+        }
+    }
+}
+
+impl TryFrom<StoredReservation> for Reservation {
+    type Error = String;
+
+    fn try_from(stored: StoredReservation) -> Result<Self, String> {
+        let invalid = || "field 'res' is malformed".to_owned();
+        let shard = stored.shard;
+        let key = match (stored.ten, stored.queue) {
+            (Some(tenant), None) => BucketKey::Tenant { tenant: tenant.parse().map_err(|_| invalid())?, shard },
+            (None, Some((pool, class))) => BucketKey::VirtualQueue {
+                pool: pool.parse().map_err(|_| invalid())?,
+                class: Class::from_name(&class).ok_or_else(invalid)?,
+                shard,
+            },
+            (Some(_), Some(_)) | (None, None) => return Err(invalid()),
+        };
+        let spent = stored.spent.into_iter().map(|(cost_ns, generation)| Spent { cost_ns, generation }).collect();
+        Ok(Self { key, spent })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_reads_back_as_it_was_written() {
+        let answer = Answer { reason: FinishReason::Length, prompt_tokens: 7, completion_tokens: 9 };
+        let verdict = ErrorVerdict {
+            status: 400,
+            code: "context_length_exceeded".to_owned(),
+            param: Some("messages".to_owned()),
+            message: "too long".to_owned(),
+        };
+        for outcome in [Ok(answer), Err(verdict)] {
+            assert_eq!(outcome_from(&outcome_text(&outcome)), Some(outcome));
+        }
+    }
+}
