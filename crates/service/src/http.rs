@@ -7,9 +7,8 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use penstock_policy::id::JobId;
 use penstock_wire::chat::{ChatRequest, MAX_BODY_BYTES};
 use penstock_wire::models::{Model, ModelList};
@@ -122,12 +121,26 @@ async fn chat(State(service): App, headers: HeaderMap, body: Body) -> Result<Res
     Ok(response)
 }
 
-async fn read(body: Body) -> Result<Bytes, ApiError> {
-    match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::too_large(MAX_BODY_BYTES)),
-        Err(_) => Err(ApiError::invalid("body", "invalid_body", "the body broke off before its end")),
+/// How much of a body that is too large is read and thrown away. A client that is answered while it still sends often
+/// sees a broken connection instead of the answer.
+const DRAINED_BYTES: usize = 64 << 20;
+
+async fn read(mut body: Body) -> Result<Vec<u8>, ApiError> {
+    let (mut gathered, mut length) = (Vec::new(), 0usize);
+    while let Some(frame) = body.frame().await {
+        let broken = |_| ApiError::invalid("body", "invalid_body", "the body broke off before its end");
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length <= MAX_BODY_BYTES {
+            gathered.extend_from_slice(&data);
+        } else {
+            gathered = Vec::new();
+        }
+        if length > DRAINED_BYTES {
+            break;
+        }
     }
+    if length > MAX_BODY_BYTES { Err(ApiError::too_large(MAX_BODY_BYTES)) } else { Ok(gathered) }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
