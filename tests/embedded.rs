@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use harness::client::{Client, tasks};
-use harness::process::{Process, appears, free_port};
+use harness::process::{Process, Signal, appears, free_port};
 use harness::{built, given, root};
 use serde_json::{Value, json};
 
@@ -96,7 +96,7 @@ fn the_ready_file_is_private_and_says_how_to_reach_the_server_and_goes_with_it()
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(server.ready["models"], json!([MODEL]));
     assert_eq!(server.ready["pid"], server.process.pid());
-    server.process.signal("TERM");
+    server.process.signal(Signal::SIGTERM);
     assert!(server.process.wait(Duration::from_secs(15)).success());
     assert!(!file.exists());
 }
@@ -105,7 +105,7 @@ fn the_ready_file_is_private_and_says_how_to_reach_the_server_and_goes_with_it()
 fn what_up_prints_works_when_pasted_and_ctrl_c_ends_it_with_0() {
     let home = Home::new();
     let mut server = home.up(&[]);
-    server.process.signal("INT");
+    server.process.signal(Signal::SIGINT);
     assert!(server.process.wait(Duration::from_secs(15)).success());
     let text = server.process.printed();
     let again = home.up(&[]);
@@ -201,7 +201,7 @@ async fn jobs_left_in_the_queue_are_answered_after_a_restart_even_after_kill_9()
         assert!(begun.elapsed() < Duration::from_secs(20), "{} accepted", waiting(&database));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    front.process.signal("KILL");
+    front.process.signal(Signal::SIGKILL);
     front.process.wait(Duration::from_secs(5));
     asking.into_iter().for_each(|task| task.abort());
     let server = home.up(&[]);
@@ -322,7 +322,7 @@ async fn a_stop_lets_running_answers_finish() {
         replies.buffered(4).take(4).collect::<Vec<_>>().await
     });
     let replies = asking.await.unwrap();
-    server.process.signal("TERM");
+    server.process.signal(Signal::SIGTERM);
     assert!(server.process.wait(Duration::from_secs(15)).success());
     for (reply, (_, answer)) in replies.iter().zip(&tasks) {
         assert_eq!(&reply.text(), answer);

@@ -16,7 +16,7 @@ use harness::client::{Client, Reply, tasks};
 use harness::deployment::{Deployment, deploy};
 use harness::lambda::{Function, Gateway};
 use harness::ministack::Ministack;
-use harness::process::Process;
+use harness::process::{Process, Signal};
 use harness::{built, given, root};
 use penstock_policy::id::{JobId, PoolId};
 use penstock_policy::job::State;
@@ -73,9 +73,18 @@ impl Stack {
         }
     }
 
+    /// The record of an answer's job, once its consequences are drawn, which is a moment after the answer.
     async fn job_of(&self, reply: &Reply) -> penstock_service::ports::JobRecord {
         let id: JobId = reply.header("x-penstock-job-id").parse().unwrap();
-        self.deployment.aws.record(id).await.unwrap().unwrap()
+        let begun = Instant::now();
+        loop {
+            let record = self.deployment.aws.record(id).await.unwrap().unwrap();
+            if !record.head.unsettled {
+                return record;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "job {id} is not settled");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
@@ -116,7 +125,7 @@ async fn sixty_four_requests_are_answered_right_each_published_once_and_their_aw
     println!("front: {} environments, init {:?} ms", inits.len(), inits);
     assert_embedded_agrees(&replies, &tasks).await;
     assert_calls_of_one_request(&stack).await;
-    worker.signal("TERM");
+    worker.signal(Signal::SIGTERM);
     assert!(worker.wait(Duration::from_secs(30)).success());
     let words = std::fs::read_to_string(words.path()).unwrap();
     let last = words.lines().find(|line| line.contains("worker has drained")).unwrap();
@@ -180,29 +189,51 @@ async fn assert_calls_of_one_request(stack: &Stack) {
     }
 }
 
+/// The worker is slowed to a twentieth, so that an answer of ten digits takes long enough to be interrupted; half of the
+/// workers die when their client has read the first words, half at some moment after the question.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_between_claim_and_finish_or_in_mid_stream_is_replaced_and_no_word_is_lost_or_said_twice() {
+    const ROUNDS: usize = 8;
     let stack = Stack::start().await;
-    let tasks = tasks(7, 48);
-    let mut worker = stack.worker("victim-0").await;
-    let client = stack.client.clone();
-    let asked = tasks.clone();
-    let asking = tokio::spawn(async move { ask_all(&client, &asked).await });
-    for round in 1..=3 {
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        worker.signal("KILL");
+    let long = tasks(7, 400).into_iter().filter(|(prompt, _)| prompt.len() == 13).take(ROUNDS).collect::<Vec<_>>();
+    let (mut right, mut taken_over, mut in_mid_stream) = (0, 0, 0);
+    for (round, (prompt, answer)) in long.iter().enumerate() {
+        let mut worker = stack.worker(&format!("victim-{round}")).await;
+        let slowed = worker.slowed(Duration::from_millis(1), Duration::from_millis(20));
+        let (client, asked) = (stack.client.clone(), prompt.clone());
+        let asking = if round % 2 == 0 {
+            let mut arriving = client.begin(MODEL, &asked).await;
+            arriving.first_words().await;
+            tokio::spawn(arriving.rest())
+        } else {
+            let asking = tokio::spawn(async move { client.ask(MODEL, &asked, false).await });
+            tokio::time::sleep(Duration::from_millis(150 + 40 * round as u64)).await;
+            asking
+        };
+        worker.signal(Signal::SIGKILL);
+        drop(slowed);
         worker.wait(Duration::from_secs(5));
-        worker = stack.worker(&format!("victim-{round}")).await;
+        let mut successor = stack.worker(&format!("successor-{round}")).await;
+        let reply = tokio::time::timeout(Duration::from_secs(60), asking).await.unwrap().unwrap();
+        // What an undisturbed run of the same question says, under a key of its own.
+        let undisturbed = stack.client.ask_anew(MODEL, prompt, &format!("undisturbed-{round}")).await;
+        assert_eq!(reply.text(), undisturbed.text(), "{prompt}");
+        right += usize::from(reply.text() == *answer);
+        let record = stack.job_of(&reply).await;
+        assert_eq!(record.head.state, State::Succeeded, "{prompt}");
+        taken_over += usize::from(record.head.epoch.0 > 1);
+        let chunks =
+            stack.deployment.aws.chunks(reply.header("x-penstock-job-id").parse().unwrap(), None).await.unwrap();
+        in_mid_stream += usize::from(chunks.iter().any(|chunk| chunk.parent.is_some()));
+        successor.signal(Signal::SIGTERM);
+        assert!(successor.wait(Duration::from_secs(15)).success());
     }
-    let replies = tokio::time::timeout(Duration::from_secs(120), asking).await.unwrap().unwrap();
-    assert!(right(&replies, &tasks) >= 47, "{} of 48 right", right(&replies, &tasks));
-    let mut claims = 0;
-    for reply in replies.iter().filter(|reply| !reply.header("x-penstock-job-id").is_empty()) {
-        let record = stack.job_of(reply).await;
-        assert_eq!(record.head.state, State::Succeeded);
-        claims += record.head.epoch.0;
-    }
-    println!("three kills: 48 requests, {claims} claims in all");
+    println!(
+        "{ROUNDS} kills: {taken_over} jobs taken over, {in_mid_stream} of them with words said; {right} texts whole and right"
+    );
+    // At the full ten digits the model itself misses more often than elsewhere; what counts is that nothing has changed.
+    assert!(right * 4 >= ROUNDS * 3, "{right} of {ROUNDS} right");
+    assert!(taken_over >= 3 && in_mid_stream >= 2, "the kills came too late to show anything");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +244,7 @@ async fn a_worker_told_to_stop_hands_back_what_it_cannot_finish() {
     let (client, asked) = (stack.client.clone(), tasks.clone());
     let asking = tokio::spawn(async move { ask_all(&client, &asked).await });
     tokio::time::sleep(Duration::from_millis(500)).await;
-    first.signal("TERM");
+    first.signal(Signal::SIGTERM);
     assert!(first.wait(Duration::from_secs(30)).success(), "a drained worker exits with 0");
     let _second = stack.worker("second").await;
     let replies = tokio::time::timeout(Duration::from_secs(60), asking).await.unwrap().unwrap();

@@ -20,8 +20,6 @@ pub struct Reply {
     pub headers: Vec<(String, String)>,
     /// The body, as far as it came.
     pub body: String,
-    /// In how many pieces the body arrived.
-    pub pieces: usize,
 }
 
 impl Client {
@@ -48,6 +46,31 @@ impl Client {
         read(self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key)).await
     }
 
+    /// Asks a question at temperature 0, streamed; returns when the answer begins to arrive.
+    ///
+    /// # Panics
+    /// If nobody answers.
+    pub async fn begin(&self, model: &str, prompt: &str) -> Arriving {
+        let body = json!({
+            "model": model, "temperature": 0, "stream": true,
+            "messages": [{"role": "user", "content": prompt}],
+        });
+        let request = self.http.post(format!("{}/v1/chat/completions", self.url)).bearer_auth(&self.key);
+        let response = request.body(body.to_string()).send().await.unwrap();
+        let reply = Reply { status: response.status().as_u16(), headers: headers(&response), body: String::new() };
+        Arriving { response, reply }
+    }
+
+    /// Asks a question at temperature 0 that is run even if its answer is known: under an idempotency key of its own.
+    ///
+    /// # Panics
+    /// If nobody answers.
+    pub async fn ask_anew(&self, model: &str, prompt: &str, key: &str) -> Reply {
+        let body = json!({"model": model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]});
+        let request = self.http.post(format!("{}/v1/chat/completions", self.url)).bearer_auth(&self.key);
+        read(request.header("idempotency-key", key).body(body.to_string())).await
+    }
+
     /// Asks a question at temperature 0.
     pub async fn ask(&self, model: &str, prompt: &str, streamed: bool) -> Reply {
         let body = json!({
@@ -58,18 +81,54 @@ impl Client {
     }
 }
 
+/// An answer that arrives piece by piece.
+pub struct Arriving {
+    response: reqwest::Response,
+    reply: Reply,
+}
+
+impl Arriving {
+    /// Reads until some text has been said, or all has.
+    ///
+    /// # Panics
+    /// If the connection breaks.
+    pub async fn first_words(&mut self) {
+        // The first piece names the role, with empty content.
+        let said = |body: &str| body.matches("\"content\":\"").count() > body.matches("\"content\":\"\"").count();
+        while !said(&self.reply.body) {
+            match self.response.chunk().await.unwrap() {
+                Some(piece) => self.reply.body.push_str(std::str::from_utf8(&piece).unwrap()),
+                None => return,
+            }
+        }
+    }
+
+    /// Reads the rest.
+    ///
+    /// # Panics
+    /// If the connection breaks.
+    pub async fn rest(mut self) -> Reply {
+        while let Some(piece) = self.response.chunk().await.unwrap() {
+            self.reply.body.push_str(std::str::from_utf8(&piece).unwrap());
+        }
+        self.reply
+    }
+}
+
 async fn read(request: reqwest::RequestBuilder) -> Reply {
     let response = request.send().await.unwrap();
-    let status = response.status().as_u16();
-    let text = |value: &reqwest::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let headers = response.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+    let (status, headers) = (response.status().as_u16(), headers(&response));
     let mut stream = response.bytes_stream();
-    let (mut body, mut pieces) = (Vec::new(), 0);
+    let mut body = Vec::new();
     while let Some(Ok(piece)) = stream.next().await {
         body.extend_from_slice(&piece);
-        pieces += 1;
     }
-    Reply { status, headers, body: String::from_utf8_lossy(&body).into_owned(), pieces }
+    Reply { status, headers, body: String::from_utf8_lossy(&body).into_owned() }
+}
+
+fn headers(response: &reqwest::Response) -> Vec<(String, String)> {
+    let text = |value: &reqwest::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    response.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect()
 }
 
 impl Reply {

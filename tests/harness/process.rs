@@ -4,7 +4,14 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+pub use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 
 /// A process that is killed when dropped.
 pub struct Process {
@@ -27,12 +34,32 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends a signal, such as `TERM`, `KILL`, `STOP`.
+    /// Sends a signal; one to a process that has ended does nothing.
+    pub fn signal(&self, signal: Signal) {
+        let _ = kill(self.nix_pid(), signal);
+    }
+
+    /// Lets the process run only a small part of the time, until the answer is dropped: work that takes milliseconds
+    /// then takes long enough to be interrupted.
     ///
     /// # Panics
-    /// If `kill` cannot be started.
-    pub fn signal(&self, name: &str) {
-        Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status().unwrap();
+    /// If no thread can be started.
+    #[must_use]
+    pub fn slowed(&self, run: Duration, pause: Duration) -> Slowed {
+        let (pid, over) = (self.nix_pid(), Arc::new(AtomicBool::new(false)));
+        let flag = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            while !flag.load(Ordering::Relaxed) && kill(pid, Signal::SIGSTOP).is_ok() {
+                std::thread::sleep(pause);
+                let _ = kill(pid, Signal::SIGCONT);
+                std::thread::sleep(run);
+            }
+        });
+        Slowed { over, thread: Some(thread) }
+    }
+
+    fn nix_pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.pid()).unwrap())
     }
 
     /// Waits for the end.
@@ -66,6 +93,21 @@ impl Process {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
         line.split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// See [`Process::slowed`].
+pub struct Slowed {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Slowed {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
