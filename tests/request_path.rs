@@ -189,7 +189,7 @@ async fn assert_calls_of_one_request(stack: &Stack) {
     }
 }
 
-/// The worker is slowed to a twentieth, so that an answer of ten digits takes long enough to be interrupted; half of the
+/// The worker is slowed to about an eightieth, so that an answer of ten digits takes long enough to be interrupted; half of the
 /// workers die when their client has read the first words, half at some moment after the question.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_between_claim_and_finish_or_in_mid_stream_is_replaced_and_no_word_is_lost_or_said_twice() {
@@ -199,7 +199,7 @@ async fn a_worker_killed_between_claim_and_finish_or_in_mid_stream_is_replaced_a
     let (mut right, mut taken_over, mut in_mid_stream) = (0, 0, 0);
     for (round, (prompt, answer)) in long.iter().enumerate() {
         let mut worker = stack.worker(&format!("victim-{round}")).await;
-        let slowed = worker.slowed(Duration::from_millis(1), Duration::from_millis(20));
+        let slowed = worker.slowed(Duration::from_millis(1), Duration::from_millis(80));
         let (client, asked) = (stack.client.clone(), prompt.clone());
         let asking = if round % 2 == 0 {
             let mut arriving = client.begin(MODEL, &asked).await;
@@ -207,7 +207,7 @@ async fn a_worker_killed_between_claim_and_finish_or_in_mid_stream_is_replaced_a
             tokio::spawn(arriving.rest())
         } else {
             let asking = tokio::spawn(async move { client.ask(MODEL, &asked, false).await });
-            tokio::time::sleep(Duration::from_millis(150 + 40 * round as u64)).await;
+            tokio::time::sleep(Duration::from_millis(500 + 60 * round as u64)).await;
             asking
         };
         worker.signal(Signal::SIGKILL);
