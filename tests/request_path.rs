@@ -193,11 +193,17 @@ async fn assert_calls_of_one_request(stack: &Stack) {
 /// workers die when their client has read the first words, half at some moment after the question.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_between_claim_and_finish_or_in_mid_stream_is_replaced_and_no_word_is_lost_or_said_twice() {
-    const ROUNDS: usize = 8;
+    // When a kill strikes is chance: go on until enough have struck in the midst of work, of both kinds.
+    const MOST_ROUNDS: usize = 24;
+    const ENOUGH: (usize, usize) = (4, 2);
     let stack = Stack::start().await;
-    let long = tasks(7, 400).into_iter().filter(|(prompt, _)| prompt.len() == 13).take(ROUNDS).collect::<Vec<_>>();
-    let (mut right, mut taken_over, mut in_mid_stream) = (0, 0, 0);
+    let long = tasks(7, 400).into_iter().filter(|(prompt, _)| prompt.len() == 13).take(MOST_ROUNDS).collect::<Vec<_>>();
+    let (mut kills, mut right, mut taken_over, mut in_mid_stream, mut left_unsettled) = (0, 0, 0, 0, 0);
     for (round, (prompt, answer)) in long.iter().enumerate() {
+        if taken_over >= ENOUGH.0 && in_mid_stream >= ENOUGH.1 {
+            break;
+        }
+        kills += 1;
         let mut worker = stack.worker(&format!("victim-{round}")).await;
         let slowed = worker.slowed(Duration::from_millis(1), Duration::from_millis(80));
         let (client, asked) = (stack.client.clone(), prompt.clone());
@@ -207,7 +213,7 @@ async fn a_worker_killed_between_claim_and_finish_or_in_mid_stream_is_replaced_a
             tokio::spawn(arriving.rest())
         } else {
             let asking = tokio::spawn(async move { client.ask(MODEL, &asked, false).await });
-            tokio::time::sleep(Duration::from_millis(500 + 60 * round as u64)).await;
+            tokio::time::sleep(Duration::from_millis(500 + 60 * (round % 8) as u64)).await;
             asking
         };
         worker.signal(Signal::SIGKILL);
@@ -215,6 +221,9 @@ async fn a_worker_killed_between_claim_and_finish_or_in_mid_stream_is_replaced_a
         worker.wait(Duration::from_secs(5));
         let mut successor = stack.worker(&format!("successor-{round}")).await;
         let reply = tokio::time::timeout(Duration::from_secs(60), asking).await.unwrap().unwrap();
+        // A worker may have died after the end was written and before its consequences were drawn.
+        let id = reply.header("x-penstock-job-id").parse().unwrap();
+        left_unsettled += usize::from(stack.deployment.aws.record(id).await.unwrap().unwrap().head.unsettled);
         // What an undisturbed run of the same question says, under a key of its own.
         let undisturbed = stack.client.ask_anew(MODEL, prompt, &format!("undisturbed-{round}")).await;
         assert_eq!(reply.text(), undisturbed.text(), "{prompt}");
@@ -222,18 +231,17 @@ async fn a_worker_killed_between_claim_and_finish_or_in_mid_stream_is_replaced_a
         let record = stack.job_of(&reply).await;
         assert_eq!(record.head.state, State::Succeeded, "{prompt}");
         taken_over += usize::from(record.head.epoch.0 > 1);
-        let chunks =
-            stack.deployment.aws.chunks(reply.header("x-penstock-job-id").parse().unwrap(), None).await.unwrap();
+        let chunks = stack.deployment.aws.chunks(id, None).await.unwrap();
         in_mid_stream += usize::from(chunks.iter().any(|chunk| chunk.parent.is_some()));
         successor.signal(Signal::SIGTERM);
         assert!(successor.wait(Duration::from_secs(15)).success());
     }
     println!(
-        "{ROUNDS} kills: {taken_over} jobs taken over, {in_mid_stream} of them with words said; {right} texts whole and right"
+        "{kills} kills: {taken_over} jobs taken over, {in_mid_stream} of them with words said, {left_unsettled} ended and left unsettled; all texts as undisturbed, {right} of them right"
     );
     // At the full ten digits the model itself misses more often than elsewhere; what counts is that nothing has changed.
-    assert!(right * 4 >= ROUNDS * 3, "{right} of {ROUNDS} right");
-    assert!(taken_over >= 3 && in_mid_stream >= 2, "the kills came too late to show anything");
+    assert!(right * 2 >= kills, "{right} of {kills} right");
+    assert!(taken_over >= ENOUGH.0 && in_mid_stream >= ENOUGH.1, "the kills came too late to show anything");
 }
 
 #[tokio::test(flavor = "multi_thread")]

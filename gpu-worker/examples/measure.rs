@@ -5,9 +5,10 @@
 //! For each number of slots: the engine is loaded, then runs 400 greedy requests with that prompt, as many at a time as
 //! it has slots.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a tool that prints, and stops at the first surprise")]
+#![allow(clippy::print_stdout, reason = "a tool that prints")]
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::num::NonZeroU32;
 use std::time::Instant;
 
@@ -17,42 +18,46 @@ use penstock_policy::time::Timestamp;
 use penstock_service::ports::{Engine, Generation, Sampling, Sequence, TokenEvent, TokenStream};
 use penstock_wire::chat::Message;
 
-const REQUESTS: usize = 400;
+const REQUESTS: u32 = 400;
 
-fn main() {
+fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, folder, library, prompt, rest @ ..] = arguments.as_slice() else {
-        println!("usage: measure MODEL_DIR LIBRARY PROMPT [SLOTS,SLOTS,..]");
-        return;
+        return Err("usage: measure MODEL_DIR LIBRARY PROMPT [SLOTS,SLOTS,..]".into());
     };
     let slots = rest.first().map_or("1,8,16", String::as_str);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    for slots in slots.split(',').map(|slots| slots.parse::<NonZeroU32>().unwrap()) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let tenant = TenantId::new("measure")?;
+    for slots in slots.split(',') {
+        let slots: NonZeroU32 = slots.parse()?;
         let began = Instant::now();
-        let engine = OnnxEngine::load(&EngineConfig { slots, ..EngineConfig::new(folder, library) }).unwrap();
+        let engine = OnnxEngine::load(&EngineConfig { slots, ..EngineConfig::new(folder, library) })?;
         let loaded = began.elapsed();
         let began = Instant::now();
-        let tokens = runtime.block_on(run(&engine, prompt, slots.get() as usize));
+        let tokens = runtime.block_on(run(&engine, &tenant, prompt, slots.get() as usize));
         let seconds = began.elapsed().as_secs_f64();
         println!(
             "{slots:>2} slots: loaded in {loaded:.2?}, {:.0} tokens/s when all slots decode; {REQUESTS} requests: {:.0} \
              requests/s, {:.0} answer tokens/s",
             engine.info().tokens_per_second,
-            f64::from(u32::try_from(REQUESTS).unwrap()) / seconds,
+            f64::from(REQUESTS) / seconds,
             f64::from(tokens) / seconds,
         );
     }
+    Ok(())
 }
 
 /// Runs all requests, `slots` at a time, and gives the tokens of all answers.
-async fn run(engine: &OnnxEngine, prompt: &str, slots: usize) -> u32 {
+async fn run(engine: &OnnxEngine, tenant: &TenantId, prompt: &str, slots: usize) -> u32 {
     let mut open: VecDeque<TokenStream> = VecDeque::new();
     let mut tokens = 0;
     for _ in 0..REQUESTS {
-        if open.len() == slots {
-            tokens += finish(open.pop_front().unwrap()).await;
+        if open.len() == slots
+            && let Some(oldest) = open.pop_front()
+        {
+            tokens += finish(oldest).await;
         }
-        open.push_back(engine.start(sequence(prompt)).await);
+        open.push_back(engine.start(sequence(tenant, prompt)).await);
     }
     for stream in open {
         tokens += finish(stream).await;
@@ -69,7 +74,7 @@ async fn finish(mut stream: TokenStream) -> u32 {
     0
 }
 
-fn sequence(prompt: &str) -> Sequence {
+fn sequence(tenant: &TenantId, prompt: &str) -> Sequence {
     let message = Message { role: "user".into(), content: prompt.into(), name: None };
     let sampling = Sampling {
         temperature: 0.0,
@@ -82,7 +87,7 @@ fn sequence(prompt: &str) -> Sequence {
     };
     Sequence {
         job: JobId::new(Timestamp::from_millis(0), 0),
-        tenant: TenantId::new("measure").unwrap(),
+        tenant: tenant.clone(),
         generation: Generation { v: 1, messages: vec![message], sampling, date: "2026-01-01".into() },
         resume_ids: Vec::new(),
         resume_bytes: 0,

@@ -123,7 +123,7 @@ impl Model {
             return AcceptedAs::Yes { spec: known.clone(), left: lefts };
         }
         if let Ok(head) = apply(Step::Put, acceptance.nonce, self.jobs.get(&id).map(|r| &r.head), now) {
-            self.jobs.insert(id, JobRecord { spec: Some(spec.clone()), ..bare(head) });
+            self.jobs.insert(id, JobRecord { spec: Some(spec.clone()), ..JobRecord::bare(head) });
         }
         AcceptedAs::Yes { spec, left: lefts }
     }
@@ -150,7 +150,7 @@ impl Model {
             owner: Some(claim.owner.clone()),
             digest: Some(claim.digest.clone()),
             started: Some(now),
-            ..bare(head)
+            ..JobRecord::bare(head)
         };
         self.jobs.insert(id, record.clone());
         ClaimedAs::Yes(record)
@@ -162,7 +162,7 @@ impl Model {
         let head = apply(stepped.step, nonce, before.as_ref(), now)?;
         if before != Some(head) {
             let ends = head.state.is_terminal() && !before.is_some_and(|before| before.state.is_terminal());
-            let mut record = JobRecord { head, ..found.unwrap_or_else(|| bare(head)) };
+            let mut record = JobRecord { head, ..found.unwrap_or_else(|| JobRecord::bare(head)) };
             if ends {
                 record.finished = Some(now);
                 record.outcome.clone_from(&stepped.outcome);
@@ -190,10 +190,6 @@ impl Model {
             self.markers.remove(key);
         }
     }
-}
-
-fn bare(head: Head) -> JobRecord {
-    JobRecord { spec: None, head, owner: None, digest: None, started: None, finished: None, outcome: None }
 }
 
 /// What could be taken of each part now.

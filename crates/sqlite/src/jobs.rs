@@ -114,15 +114,7 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
     if let Ok(head) =
         apply(Step::Put, acceptance.nonce, record(connection, id)?.map(|record| record.head).as_ref(), now)
     {
-        let record = JobRecord {
-            spec: Some(message.spec.clone()),
-            head,
-            owner: None,
-            digest: None,
-            started: None,
-            finished: None,
-            outcome: None,
-        };
+        let record = JobRecord { spec: Some(message.spec.clone()), ..JobRecord::bare(head) };
         write(connection, id, &record)?;
     }
     Ok(Accepted::Yes { spec: Box::new(message.spec), levels })
@@ -153,12 +145,10 @@ fn claim(connection: &Connection, claim: &Claim, nonce: Nonce, now: Timestamp) -
     }
     let record = JobRecord {
         spec: found.and_then(|record| record.spec).or_else(|| Some(claim.spec.clone())),
-        head,
         owner: Some(claim.owner.clone()),
         digest: Some(claim.digest.clone()),
         started: Some(now),
-        finished: None,
-        outcome: None,
+        ..JobRecord::bare(head)
     };
     write(connection, id, &record)?;
     Ok(Claimed::Yes(Box::new(record)))
@@ -179,15 +169,7 @@ fn step(
     };
     if before != Some(head) {
         let ends = head.state.is_terminal() && !before.is_some_and(|before| before.state.is_terminal());
-        let mut record = found.unwrap_or(JobRecord {
-            spec: None,
-            head,
-            owner: None,
-            digest: None,
-            started: None,
-            finished: None,
-            outcome: None,
-        });
+        let mut record = found.unwrap_or(JobRecord::bare(head));
         record.head = head;
         if ends {
             record.finished = Some(now);

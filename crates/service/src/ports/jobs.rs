@@ -57,6 +57,14 @@ pub struct JobRecord {
     pub outcome: Option<Outcome>,
 }
 
+impl JobRecord {
+    /// A record of which nothing is known but its head: a tombstone, or the beginning of a record.
+    #[must_use]
+    pub const fn bare(head: Head) -> Self {
+        Self { spec: None, head, owner: None, digest: None, started: None, finished: None, outcome: None }
+    }
+}
+
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
