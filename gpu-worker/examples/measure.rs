@@ -13,6 +13,7 @@ use std::num::NonZeroU32;
 use std::time::Instant;
 
 use penstock_gpu_worker::engine::{EngineConfig, OnnxEngine};
+use penstock_policy::classes::Class;
 use penstock_policy::id::{JobId, TenantId};
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{Engine, Generation, Sampling, Sequence, TokenEvent, TokenStream};
@@ -88,6 +89,7 @@ fn sequence(tenant: &TenantId, prompt: &str) -> Sequence {
     Sequence {
         job: JobId::new(Timestamp::from_millis(0), 0),
         tenant: tenant.clone(),
+        class: Class::P1,
         generation: Generation { v: 1, messages: vec![message], sampling, date: "2026-01-01".into() },
         resume_ids: Vec::new(),
         resume_bytes: 0,

@@ -167,8 +167,15 @@ impl Work {
             Err(verdict) => return self.finish(Err(verdict)).await,
         };
         let (resume_ids, resume_bytes) = self.open().await?;
-        let sequence =
-            Sequence { job: self.spec.id, tenant: self.spec.tenant.clone(), generation, resume_ids, resume_bytes };
+        let sequence = Sequence {
+            job: self.spec.id,
+            tenant: self.spec.tenant.clone(),
+            // A joiner of a better class may have raised the record above its message.
+            class: record.spec.as_ref().unwrap_or(&self.spec).class,
+            generation,
+            resume_ids,
+            resume_bytes,
+        };
         let events = self.place.engine.start(sequence).await;
         match self.run(events).await? {
             Run::Ended(outcome) => self.finish(outcome).await,
@@ -243,7 +250,7 @@ impl Work {
                     self.pending_text.push_str(&text);
                     flush_at.get_or_insert_with(|| self.first_flush(now, flush_every));
                 }
-                Some(Some(TokenEvent::Finished { reason, completion_tokens })) => {
+                Some(Some(TokenEvent::Finished { reason, completion_tokens, cached_tokens: _ })) => {
                     self.flush().await?;
                     return Ok(Run::Ended(Ok(Answer { reason, prompt_tokens, completion_tokens })));
                 }
@@ -254,7 +261,7 @@ impl Work {
                     tracing::error!(job = %self.spec.id, %cause, "the engine failed on a job");
                     return Ok(Run::GiveBack { blameless: false });
                 }
-                Some(Some(TokenEvent::Failed(EngineFault::Stopping))) => {
+                Some(Some(TokenEvent::Failed(EngineFault::Stopping | EngineFault::Preempted))) => {
                     self.flush().await?;
                     return Ok(Run::GiveBack { blameless: true });
                 }

@@ -89,7 +89,8 @@ impl Engine for ScriptedEngine {
                     return;
                 }
             }
-            let finished = TokenEvent::Finished { reason: FinishReason::Stop, completion_tokens: length(answer.len()) };
+            let completion_tokens = length(answer.len());
+            let finished = TokenEvent::Finished { reason: FinishReason::Stop, completion_tokens, cached_tokens: 0 };
             // The consumer may have gone.
             let _ = events.send(finished).await;
         }));

@@ -66,7 +66,7 @@ impl Intake {
         }
         if let Outcome::Ended(reason) = grown.outcome {
             let completion_tokens = answer.tokens();
-            let _ = events.try_send(TokenEvent::Finished { reason, completion_tokens });
+            let _ = events.try_send(TokenEvent::Finished { reason, completion_tokens, cached_tokens: 0 });
             return None;
         }
         let replay = match self.reproducibility {

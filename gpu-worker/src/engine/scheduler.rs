@@ -64,7 +64,7 @@ impl Task {
         match growth.outcome {
             Outcome::Open => Fate::GoesOn(id),
             Outcome::Ended(reason) => {
-                let _ = self.events.try_send(TokenEvent::Finished { reason, completion_tokens: self.answer.tokens() });
+                let _ = self.events.try_send(TokenEvent::Finished { reason, completion_tokens: self.answer.tokens(), cached_tokens: 0 });
                 Fate::Ends
             }
         }

@@ -152,7 +152,7 @@ fn expect(stream: &mut mpsc::Receiver<TokenEvent>, prompt: &[u32], limit: u32) {
     let (expected, reason) = alone(prompt, limit);
     let completion_tokens = u32::try_from(expected.len()).unwrap();
     assert_eq!(answer, expected);
-    assert_eq!(end, Some(TokenEvent::Finished { reason, completion_tokens }));
+    assert_eq!(end, Some(TokenEvent::Finished { reason, completion_tokens, cached_tokens: 0 }));
 }
 
 #[test]
@@ -302,7 +302,7 @@ proptest! {
             let (answer, end) = read(&mut stream);
             let (expected, reason) = alone(&prompt, limit);
             match end {
-                Some(TokenEvent::Finished { reason: told, completion_tokens }) => {
+                Some(TokenEvent::Finished { reason: told, completion_tokens, .. }) => {
                     prop_assert_eq!(&answer, &expected);
                     prop_assert_eq!(told, reason);
                     prop_assert_eq!(completion_tokens as usize, expected.len());

@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use penstock_gpu_worker::engine::{EngineConfig, OnnxEngine};
+use penstock_policy::classes::Class;
 use penstock_policy::id::{JobId, TenantId};
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
@@ -43,6 +44,7 @@ pub fn sequence(prompt: &str) -> Sequence {
     Sequence {
         job: JobId::new(Timestamp::from_millis(0), 7),
         tenant: TenantId::new("tester").unwrap(),
+        class: Class::P1,
         generation: Generation {
             v: 1,
             messages: vec![Message { role: "user".into(), content: prompt.into(), name: None }],
@@ -102,7 +104,7 @@ pub fn read(mut stream: TokenStream) -> Reply {
                 reply.shown_after.extend(ids.iter().map(|_| reply.text.len()));
                 reply.ids.extend(ids);
             }
-            TokenEvent::Finished { reason, completion_tokens } => {
+            TokenEvent::Finished { reason, completion_tokens, .. } => {
                 assert!(started);
                 reply.end = Some(Ok((reason, completion_tokens)));
             }

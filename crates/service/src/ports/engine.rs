@@ -1,6 +1,7 @@
 //! The inference engine, as the consumer of the queue sees it: sequences in, token events out.
 
 use async_trait::async_trait;
+use penstock_policy::classes::Class;
 use penstock_policy::id::{JobId, TenantId};
 use penstock_wire::chat::Message;
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,8 @@ pub struct Sequence {
     pub job: JobId,
     /// The tenant: computed prefixes are never shared between tenants.
     pub tenant: TenantId,
+    /// The job's class: better ones go first and may take a slot from [`Class::P3`].
+    pub class: Class,
     /// What to generate.
     pub generation: Generation,
     /// Token ids of the answer that an earlier worker had sampled already, oldest first.
@@ -94,6 +97,8 @@ pub enum TokenEvent {
         reason: FinishReason,
         /// Tokens of the whole answer, resumed ones and the end token included.
         completion_tokens: u32,
+        /// Tokens of the prompt that were in the cache already, so that nobody computed them again.
+        cached_tokens: u32,
     },
     /// There will be no answer.
     Failed(EngineFault),
@@ -118,6 +123,9 @@ pub enum EngineFault {
     /// The engine is stopping; the job goes back to the queue.
     #[error("the engine is stopping")]
     Stopping,
+    /// A better class needed the slot; the job goes back to the queue with what it has said so far.
+    #[error("a better class needed the slot")]
+    Preempted,
 }
 
 /// Events of one sequence. Dropping it cancels the sequence: its slot is free at the next step.
