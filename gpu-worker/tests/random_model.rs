@@ -5,13 +5,16 @@
 
 mod support;
 
+use penstock_gpu_worker::engine::Reproducibility;
 use penstock_gpu_worker::engine::answer::Answer;
 use penstock_gpu_worker::engine::decoder::Decoder;
 use penstock_gpu_worker::engine::model::ModelConfig;
 use penstock_gpu_worker::engine::ort::{Padding, SlotDecoder, SlotOptions, environment};
-use penstock_gpu_worker::engine::scheduler::{Progress, Scheduler, Task};
+use penstock_gpu_worker::engine::scheduler::{Progress, Scheduler};
+use penstock_gpu_worker::engine::task::Task;
 use penstock_gpu_worker::engine::tokenizer::TextTokenizer;
 use penstock_policy::batch;
+use penstock_policy::classes::Class;
 use penstock_policy::id::JobId;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::TokenEvent;
@@ -40,7 +43,7 @@ fn decoder(name: &str, slots: usize, padding: Padding) -> SlotDecoder {
 /// Runs all requests together and gives their answers.
 fn run(decoder: SlotDecoder, requests: &[Expected], bounds: batch::Config) -> Vec<Vec<u32>> {
     let tokenizer = TextTokenizer::from_file(&fixture("task-int4").join("tokenizer.json")).unwrap();
-    let mut scheduler = Scheduler::new(decoder, bounds);
+    let mut scheduler = Scheduler::new(decoder, bounds, Reproducibility::Exact);
     let mut streams = Vec::new();
     for (number, request) in (0..).zip(requests) {
         let limit = u32::try_from(request.answer.len()).unwrap();
@@ -48,14 +51,17 @@ fn run(decoder: SlotDecoder, requests: &[Expected], bounds: batch::Config) -> Ve
         let sampling = sequence("").generation.sampling;
         scheduler.submit(Task {
             job: JobId::new(Timestamp::from_millis(0), number),
+            tenant: sequence("").tenant,
+            class: Class::P1,
             prompt: request.prompt.clone(),
             replay: Vec::new(),
             answer: Answer::new(&sampling, &tokenizer, [].into(), limit),
             events,
+            cached: 0,
         });
         streams.push(stream);
     }
-    while scheduler.step() == Progress::Worked {}
+    while scheduler.step() != Progress::Idle {}
     let ids = |stream: &mut mpsc::Receiver<TokenEvent>| {
         let mut answer = Vec::new();
         while let Ok(event) = stream.try_recv() {
@@ -118,7 +124,7 @@ fn bits_after(decoder: &mut SlotDecoder, row: usize, tokens: &[u32], read: usize
         }
     };
     for other in 0..=row {
-        decoder.clear(other);
+        decoder.cut(other, 0);
         if other < row {
             decoder.prefill(other, &vec![tokens[0]; other + 1], &mut |_, _| {}).unwrap();
         }
@@ -150,6 +156,21 @@ fn logits_depend_on_the_row_s_own_tokens_to_the_last_bit() {
                     assert_eq!(other, whole, "{name}: {length} tokens in row {row}, chunks of {chunk}");
                 }
             }
+            // Taking over what another row has read, longer or shorter than what is needed of it.
+            for (from, to, shared) in [(0, 5, all - 2), (5, 1, all / 2 + 1), (0, 0, all / 3), (1, 2, 1)] {
+                let shared = shared.min(all - 2);
+                bits_after(&mut decoder, from, &tokens, all, all);
+                if from == to {
+                    decoder.cut(to, shared);
+                } else {
+                    decoder.copy_row(from, to, shared);
+                }
+                let mut other = Vec::new();
+                let mut keep =
+                    |_: usize, logits: &[f32]| other = logits.iter().map(|number| number.to_bits()).collect();
+                decoder.prefill(to, &tokens[shared..], &mut keep).unwrap();
+                assert_eq!(other, whole, "{name}: {shared} of {length} tokens taken over from row {from} by {to}");
+            }
             // Decoding: the second half one at a time, with none to five neighbours.
             let alone = bits_after(&mut decoder, 0, &tokens, all / 2 + 1, all);
             for neighbours in 1..6 {
@@ -167,6 +188,6 @@ fn a_row_that_cannot_take_more_is_a_fault_and_not_a_write_beyond_it() {
     decoder.prefill(0, &[7; 170], &mut ignore).unwrap();
     let fault = decoder.decode(&[7], &mut ignore).unwrap_err();
     assert_eq!(fault.spoiled, 0..1);
-    decoder.clear(0);
+    decoder.cut(0, 0);
     decoder.prefill(0, &[7; 3], &mut ignore).unwrap();
 }

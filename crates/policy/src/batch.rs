@@ -7,9 +7,12 @@
 //! token budget: chunks of prompts up to the budget less what the decode will take, then one decode. A running
 //! sequence therefore never waits for more than a budget of prompt tokens, and a prompt never for more than one decode.
 //!
-//! Among prompts the shortest rest goes first, so that a short question does not wait behind a long document; each
-//! time that passes over the oldest prompt counts, and after [`Config::overtakes`] of them the oldest has its turn.
-//! Plain arrival order would need no counter but would make everybody's first token as late as the longest prompt.
+//! Among prompts the better class goes first, and within a class the shortest rest, so that a short question does not
+//! wait behind a long document; each time that passes over the oldest prompt counts, and after [`Config::overtakes`] of
+//! them the oldest has its turn. Plain arrival order would need no counter but would make everybody's first token as
+//! late as the longest prompt. A rest is what has to be computed: what other rows hold already does not count.
+//!
+//! A prompt whose beginning is just being read for another one waits for it rather than computing it twice.
 //!
 //! A chunk has at least two tokens, and never leaves a rest of one: runtimes multiply a single token by another kernel
 //! than several, with another rounding, and where the chunks of a prompt end depends on who else is there. With this
@@ -17,6 +20,8 @@
 //!
 //! Edge cases: with nothing running a prompt gets whole chunks, nobody is delayed; a prompt without a cache row is
 //! eligible only while a row is free; an empty prompt never occurs (admission refuses it) and is passed over.
+
+use crate::classes::Class;
 
 /// Room in which every prompt finds a chunk: of three tokens neither one nor two may be taken alone.
 const LEAST_ROOM: u32 = 3;
@@ -87,8 +92,10 @@ impl Config {
 /// A prompt that is not in the cache completely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// Its tokens that are not in the cache yet; at least 1.
+    /// Its tokens that have to be computed; at least 1.
     pub remaining: u32,
+    /// Its class.
+    pub class: Class,
     /// Whether it has a cache row already.
     pub placed: Placed,
 }
@@ -100,6 +107,8 @@ pub enum Placed {
     InSlot,
     /// It has not; its first chunk takes a free row.
     Queued,
+    /// It has not, and another prompt that has one is reading what this one begins with.
+    Awaiting,
 }
 
 /// What there is to do.
@@ -180,6 +189,7 @@ fn pick(state: State, load: &Load<'_>, config: &Config) -> Option<(usize, Waitin
             && match prompt.placed {
                 Placed::InSlot => true,
                 Placed::Queued => load.free_slots > 0,
+                Placed::Awaiting => false,
             }
     };
     if let Some(oldest) = load.waiting.first().filter(|oldest| eligible(oldest))
@@ -188,8 +198,9 @@ fn pick(state: State, load: &Load<'_>, config: &Config) -> Option<(usize, Waitin
         return Some((0, *oldest, 0));
     }
     let candidates = load.waiting.iter().copied().enumerate();
+    // Of equals the first: the oldest.
     let (which, prompt) =
-        candidates.filter(|(_, prompt)| eligible(prompt)).min_by_key(|(_, prompt)| prompt.remaining)?; // of equals the first: the oldest
+        candidates.filter(|(_, prompt)| eligible(prompt)).min_by_key(|(_, prompt)| (prompt.class, prompt.remaining))?;
     let passed_over = if which == 0 { 0 } else { state.passed_over.saturating_add(1) };
     Some((which, prompt, passed_over))
 }
@@ -201,11 +212,11 @@ mod tests {
     use super::*;
 
     fn prompt(remaining: u32) -> Waiting {
-        Waiting { remaining, placed: Placed::InSlot }
+        Waiting { remaining, class: Class::P1, placed: Placed::InSlot }
     }
 
     fn queued(remaining: u32) -> Waiting {
-        Waiting { remaining, placed: Placed::Queued }
+        Waiting { remaining, class: Class::P1, placed: Placed::Queued }
     }
 
     fn config(slots: u32, budget: u32, chunk: u32) -> Config {
@@ -264,6 +275,22 @@ mod tests {
     }
 
     #[test]
+    fn an_urgent_prompt_overtakes_shorter_ones_of_worse_classes() {
+        let bounds = config(4, 1000, 10);
+        let urgent = Waiting { class: Class::P0, ..prompt(500) };
+        let (step, _) = decide(State::default(), 0, &[prompt(20), urgent], 2, &bounds);
+        assert_eq!(step, Step::Prefill { which: 1, tokens: 10 });
+    }
+
+    #[test]
+    fn a_prompt_that_awaits_another_is_passed_over() {
+        let bounds = config(4, 1000, 10);
+        let awaiting = Waiting { placed: Placed::Awaiting, ..prompt(5) };
+        let (step, _) = decide(State::default(), 0, &[awaiting, prompt(20)], 2, &bounds);
+        assert_eq!(step, Step::Prefill { which: 1, tokens: 10 });
+    }
+
+    #[test]
     fn a_prompt_without_a_row_waits_for_one() {
         let bounds = config(2, 64, 32);
         assert_eq!(decide(State::default(), 2, &[queued(5)], 0, &bounds).0, Step::Decode);
@@ -289,6 +316,7 @@ mod tests {
     struct Run {
         prompt: u32,
         answer: u32,
+        class: Class,
         placed: bool,
         tokens_since_decode: u32,
     }
@@ -302,7 +330,7 @@ mod tests {
             spare in 3u32..40,
             chunk in 3u32..24,
             overtakes in 0u32..4,
-            arrivals in proptest::collection::vec((0u32..6, 1u32..60, 1u32..12), 1..40),
+            arrivals in proptest::collection::vec((0u32..6, 1u32..60, 1u32..12, 0usize..4), 1..40),
         ) {
             let bounds = Config::new(slots, slots + spare, chunk, overtakes).unwrap();
             let mut state = State::default();
@@ -312,12 +340,13 @@ mod tests {
             let (mut round, mut passed_over) = (0u32, 0u32);
             let mut done = 0;
             for _ in 0..20_000 {
-                while let Some((delay, prompt, answer)) = upcoming {
+                while let Some((delay, prompt, answer, class)) = upcoming {
                     if delay > 0 {
-                        upcoming = Some((delay - 1, prompt, answer));
+                        upcoming = Some((delay - 1, prompt, answer, class));
                         break;
                     }
-                    waiting.push(Run { prompt, answer, placed: false, tokens_since_decode: 0 });
+                    let class = Class::ALL[class];
+                    waiting.push(Run { prompt, answer, class, placed: false, tokens_since_decode: 0 });
                     upcoming = pending.next();
                 }
                 let placed = u32::try_from(waiting.iter().filter(|run| run.placed).count()).unwrap();
@@ -325,7 +354,10 @@ mod tests {
                 prop_assert!(rows + placed <= slots);
                 let list: Vec<Waiting> = waiting
                     .iter()
-                    .map(|run| if run.placed { prompt(run.prompt) } else { queued(run.prompt) })
+                    .map(|run| Waiting {
+                        class: run.class,
+                        ..if run.placed { prompt(run.prompt) } else { queued(run.prompt) }
+                    })
                     .collect();
                 let (step, after) = decide(state, rows, &list, slots - rows - placed, &bounds);
                 state = after;

@@ -69,6 +69,13 @@ impl Class {
         }
     }
 
+    /// Whether a job of this class may take the slot of a running job of class `other`: interactive work may take that
+    /// of batch work, which loses time and nothing else.
+    #[must_use]
+    pub fn preempts(self, other: Self) -> bool {
+        self <= Self::P1 && other == Self::P3
+    }
+
     /// The largest number of a worker's `slots` that jobs of this class and worse may occupy together: P0 all, P1 all
     /// but 10 %, P2 all but 25 %, P3 all but 40 %, each at least one.
     #[must_use]
@@ -86,11 +93,14 @@ impl Class {
 /// How many more jobs of `class` a worker with `slots` slots may start while `busy[c]` of them run jobs of class `c`.
 ///
 /// The ceiling of a class counts the jobs of that class and of all worse ones, so urgent work never eats into what is
-/// left for urgent work, and the total never exceeds the slots.
+/// left for urgent work. Jobs that this class may preempt do not count at all: the engine gives their slots to the
+/// newcomer (see [`crate::preempt`]), so for a moment there are more jobs than slots, but never more than slots of
+/// jobs that stay.
 #[must_use]
 pub fn startable(class: Class, slots: usize, busy: [usize; 4]) -> usize {
-    let total: usize = busy.iter().sum();
-    let same_or_worse: usize = busy[class.index()..].iter().sum();
+    let stays = |index: &usize| !class.preempts(Class::ALL[*index]);
+    let total: usize = (0..4).filter(stays).map(|index| busy[index]).sum();
+    let same_or_worse: usize = (class.index()..4).filter(stays).map(|index| busy[index]).sum();
     let of_class = class.slot_ceiling(slots).saturating_sub(same_or_worse);
     of_class.min(slots.saturating_sub(total))
 }
@@ -105,7 +115,9 @@ mod tests {
     fn a_worker_full_of_batch_work_still_starts_urgent_work() {
         let busy = [0, 0, 0, Class::P3.slot_ceiling(10)];
         assert_eq!(startable(Class::P3, 10, busy), 0);
-        assert_eq!(startable(Class::P0, 10, busy), 4);
+        assert_eq!(startable(Class::P2, 10, busy), 2);
+        assert_eq!(startable(Class::P0, 10, busy), 10, "batch work makes way");
+        assert_eq!(startable(Class::P1, 10, [3, 2, 0, 5]), 5);
     }
 
     #[test]
@@ -130,8 +142,9 @@ mod tests {
                 if startable(class, slots, busy) > 0 {
                     busy[index] += 1;
                 }
-                prop_assert!(busy.iter().sum::<usize>() <= slots);
+                prop_assert!(busy[..3].iter().sum::<usize>() <= slots, "what stays has a slot");
                 prop_assert!(busy[3] <= Class::P3.slot_ceiling(slots));
+                prop_assert!(startable(Class::P3, slots, busy) == 0 || busy.iter().sum::<usize>() < slots);
             }
         }
     }

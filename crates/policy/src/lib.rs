@@ -11,6 +11,8 @@ pub mod gcra;
 pub mod id;
 pub mod job;
 pub mod marker;
+pub mod preempt;
+pub mod prefix;
 pub mod resume;
 pub mod retry;
 pub mod time;

@@ -2,7 +2,8 @@
 //!
 //! A *row* holds the keys and values of one sequence. The scheduler keeps the decoding sequences in rows `0..n`, since
 //! a decoder runs them in one call over contiguous memory; prompts that are being read live in higher rows. The
-//! decoder counts the tokens of each row itself, so that a caller cannot name a length that the memory does not have.
+//! decoder counts the tokens of each row itself, so that a caller cannot name a length that the memory does not have. A
+//! row keeps what it holds until it is cut, also when nobody needs it: its beginning may serve another prompt.
 //! The trait exists because there are two of them: ONNX Runtime, and a scripted one in the scheduler's tests.
 
 use std::ops::Range;
@@ -30,10 +31,15 @@ pub trait Decoder: Send {
     /// [`DecoderFault`]; the rows it names hold nothing of use any more.
     fn decode(&mut self, tokens: &[u32], logits: OnLogits<'_>) -> Result<(), DecoderFault>;
 
-    /// Forgets what `row` holds; also any row that a [`DecoderFault`] named.
-    fn clear(&mut self, row: usize);
+    /// Forgets what `row` holds beyond its first `tokens` tokens; with 0 also any row that a [`DecoderFault`] named. A
+    /// row that holds no more is left as it is.
+    fn cut(&mut self, row: usize, tokens: usize);
 
-    /// Exchanges two rows. Costs a copy of what they hold.
+    /// Makes `to` hold the first `tokens` tokens of `from`, which has at least as many, and nothing else. Should that
+    /// fail, the next call with `to` does.
+    fn copy_row(&mut self, from: usize, to: usize, tokens: usize);
+
+    /// Exchanges two rows. Costs a copy of what they hold. Should that fail, the next call with either does.
     fn swap_rows(&mut self, a: usize, b: usize);
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::answer::{Answer, Outcome};
 use super::load::Reproducibility;
 use super::model::ModelFolder;
-use super::scheduler::Task;
+use super::task::Task;
 use super::template::ChatTemplate;
 use super::tokenizer::{TextTokenizer, TokenizerError};
 
@@ -76,7 +76,16 @@ impl Intake {
                 Vec::new()
             }
         };
-        Some(Task { job: sequence.job, prompt, replay, answer, events })
+        Some(Task {
+            job: sequence.job,
+            tenant: sequence.tenant,
+            class: sequence.class,
+            prompt,
+            replay,
+            answer,
+            events,
+            cached: 0,
+        })
     }
 
     fn open(&self, sequence: &Sequence) -> Result<Opened, EngineFault> {

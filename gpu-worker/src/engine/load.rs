@@ -154,7 +154,7 @@ pub(super) fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
     Ok(Loaded {
         info,
         intake: Intake::new(folder, context_length, config.reproducibility),
-        scheduler: Scheduler::new(decoder, bounds),
+        scheduler: Scheduler::new(decoder, bounds, config.reproducibility),
     })
 }
 

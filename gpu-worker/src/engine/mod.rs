@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`model`], [`digest`], [`graph`], [`memory`] | what is loaded, and whether it can be |
 //! | [`template`], [`tokenizer`], [`intake`] | from a conversation to tokens |
-//! | [`scheduler`], [`decoder`] | who runs next, and on what |
+//! | [`scheduler`], [`task`], [`decoder`] | who runs next, and on what |
 //! | [`sampler`], [`stops`], [`answer`] | from logits to text that may be shown |
 //! | [`ort`] | the model itself |
 
@@ -21,9 +21,11 @@ mod load;
 pub mod memory;
 pub mod model;
 pub mod ort;
+mod rows;
 pub mod sampler;
 pub mod scheduler;
 pub mod stops;
+pub mod task;
 pub mod template;
 pub mod tokenizer;
 pub mod warmup;
@@ -40,7 +42,8 @@ use tokio::sync::mpsc;
 use self::decoder::Decoder;
 use self::intake::Intake;
 pub use self::load::{EngineConfig, LoadError, Reproducibility};
-use self::scheduler::{Progress, Scheduler, Task};
+use self::scheduler::{Progress, Scheduler};
+use self::task::Task;
 
 /// Events of a sequence besides one per token: it began, inherited text, it ended, and one to spare.
 const EVENTS_BESIDES_TOKENS: usize = 4;
@@ -181,7 +184,7 @@ fn run_steps<D: Decoder>(
             }
         }
         match scheduler.step() {
-            Progress::Worked => {
+            Progress::Decoded { .. } | Progress::Read { .. } | Progress::Preempted => {
                 steps.fetch_add(1, Ordering::Relaxed);
             }
             Progress::Idle => match tasks.recv() {

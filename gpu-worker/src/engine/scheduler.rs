@@ -1,8 +1,11 @@
 //! Runs sequences together: one step at a time, as [`penstock_policy::batch`] decides.
 //!
 //! A sequence waits until its prompt is in the cache, then decodes until its answer ends. Decoding sequences keep the
-//! rows `0..n`; a row that becomes free is filled with the last one, which copies one sequence's cache and keeps the
-//! rows contiguous. Prompts that are being read live in higher rows and change places when they begin to decode.
+//! rows `0..n`; a row that becomes free changes places with the last one, which keeps the rows contiguous. Prompts that
+//! are being read live in higher rows and change places when they begin to decode. Rows that nobody needs keep what they
+//! hold for prompts that begin with it ([`super::rows`]).
+//!
+//! When an urgent sequence finds no row, batch work makes way ([`penstock_policy::preempt`]) and goes back to the queue.
 //!
 //! The scheduler knows no clock, no thread and no model: [`Scheduler::step`] is called by the engine's thread, and the
 //! model is a [`Decoder`]. Events never block it, because each sequence's channel has room for all of its events; a
@@ -14,77 +17,35 @@
 use std::ops::Range;
 
 use penstock_policy::batch::{self, Load, Placed, Step, Waiting};
-use penstock_policy::id::JobId;
-use penstock_service::ports::{EngineFault, TokenEvent};
-use tokio::sync::mpsc;
+use penstock_policy::classes::Class;
+use penstock_policy::preempt::{self, Holder};
+use penstock_policy::prefix::{self, Source};
+use penstock_service::ports::EngineFault;
 
-use super::answer::{Answer, Outcome};
 use super::decoder::{Decoder, DecoderFault};
+use super::load::Reproducibility;
+use super::rows::Rows;
 use super::sampler::BadLogits;
+use super::task::{Fate, Task};
 
-/// A sequence that was found good and awaits a row.
-pub struct Task {
-    /// The job, for logs.
-    pub job: JobId,
-    /// The tokens to read; not empty, and together with `replay` shorter than a row.
-    pub prompt: Vec<u32>,
-    /// Inherited tokens to put through the model one at a time, as the earlier worker did, instead of reading them with
-    /// the prompt: the same numbers come out only of the same calls.
-    pub replay: Vec<u32>,
-    /// The answer, inherited ids included; open.
-    pub answer: Answer,
-    /// Where events go; has room for all of them.
-    pub events: mpsc::Sender<TokenEvent>,
-}
-
-impl Task {
-    /// Ends the sequence without an answer.
-    pub fn fail(&self, fault: EngineFault) {
-        // The consumer may have gone; then nobody is left to tell.
-        let _ = self.events.try_send(TokenEvent::Failed(fault));
-    }
-
-    /// Appends the token that was chosen and tells of it.
-    fn advance(&mut self, chosen: Result<u32, BadLogits>) -> Fate {
-        let grown = chosen
-            .map_err(|error| error.to_string())
-            .and_then(|id| Ok((id, self.answer.push(id).map_err(|error| error.to_string())?)));
-        let (id, growth) = match grown {
-            Ok(grown) => grown,
-            Err(what) => {
-                tracing::error!(job = %self.job, %what, "a sequence failed");
-                self.fail(EngineFault::Fault(what));
-                return Fate::Ends;
-            }
-        };
-        let tokens = TokenEvent::Tokens { ids: vec![id], text: growth.text };
-        if self.events.try_send(tokens).is_err() {
-            return Fate::Ends;
-        }
-        match growth.outcome {
-            Outcome::Open => Fate::GoesOn(id),
-            Outcome::Ended(reason) => {
-                let _ = self.events.try_send(TokenEvent::Finished { reason, completion_tokens: self.answer.tokens(), cached_tokens: 0 });
-                Fate::Ends
-            }
-        }
-    }
-}
-
-/// What becomes of a sequence after a token.
-enum Fate {
-    /// It goes on from this token.
-    GoesOn(u32),
-    /// It is over; its consumer knows or has gone.
-    Ends,
-}
-
-/// Whether a step did something.
+/// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It did; there may be more to do.
-    Worked,
-    /// There is nothing to do until a task is submitted.
+    /// One token for each of so many rows.
+    Decoded {
+        /// The rows.
+        rows: u32,
+    },
+    /// A part of a prompt was read.
+    Read {
+        /// Its tokens.
+        tokens: u32,
+        /// Tokens that the prompt took over from a row, if this was its first part.
+        reused: u32,
+    },
+    /// A sequence made way for a more urgent one.
+    Preempted,
+    /// Nothing: there is nothing to do until a task is submitted.
     Idle,
 }
 
@@ -131,6 +92,7 @@ pub struct Scheduler<D> {
     decoder: D,
     bounds: batch::Config,
     state: batch::State,
+    rows: Rows,
     /// By row.
     running: Vec<Running>,
     /// Oldest first.
@@ -138,10 +100,11 @@ pub struct Scheduler<D> {
 }
 
 impl<D: Decoder> Scheduler<D> {
-    /// A scheduler without sequences.
+    /// A scheduler without sequences. Where answers must be reproducible, less of what rows hold is given to others.
     #[must_use]
-    pub fn new(decoder: D, bounds: batch::Config) -> Self {
-        Self { decoder, bounds, state: batch::State::default(), running: Vec::new(), waiting: Vec::new() }
+    pub fn new(decoder: D, bounds: batch::Config, reproducibility: Reproducibility) -> Self {
+        let rows = Rows::new(decoder.slots(), reproducibility);
+        Self { decoder, bounds, state: batch::State::default(), rows, running: Vec::new(), waiting: Vec::new() }
     }
 
     /// Adds a sequence. It waits for a row if none is free.
@@ -153,26 +116,43 @@ impl<D: Decoder> Scheduler<D> {
     /// How many sequences hold a row.
     #[must_use]
     pub fn busy_slots(&self) -> usize {
-        self.running.len() + self.waiting.iter().filter(|prompt| prompt.row.is_some()).count()
+        self.decoder.slots() - self.rows.idle()
+    }
+
+    /// How many sequences wait for a row.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.waiting.iter().filter(|prompt| prompt.row.is_none()).count()
+    }
+
+    /// How many tokens the cache holds, those of idle rows included.
+    #[must_use]
+    pub fn cached_tokens(&self) -> usize {
+        self.rows.tokens()
     }
 
     /// Runs the next step: one call of the model at most.
     pub fn step(&mut self) -> Progress {
         self.drop_abandoned();
-        let waiting: Vec<Waiting> = self.waiting.iter().map(Prompt::as_waiting).collect();
-        let load = Load {
-            rows: count(self.running.len()),
-            waiting: &waiting,
-            free_slots: count(self.decoder.slots().saturating_sub(self.busy_slots())),
-        };
+        if self.make_way() {
+            return Progress::Preempted;
+        }
+        let waiting: Vec<Waiting> = self.waiting.iter().map(|prompt| self.as_waiting(prompt)).collect();
+        let load = Load { rows: count(self.running.len()), waiting: &waiting, free_slots: count(self.rows.idle()) };
         let (step, state) = batch::next(self.state, &load, &self.bounds);
         self.state = state;
         match step {
-            Step::Idle => return Progress::Idle,
-            Step::Decode => self.decode(),
-            Step::Prefill { which, tokens } => self.prefill(which, tokens as usize),
+            Step::Idle => Progress::Idle,
+            Step::Decode => {
+                let rows = count(self.running.len());
+                self.decode();
+                Progress::Decoded { rows }
+            }
+            Step::Prefill { which, tokens } => {
+                let reused = self.prefill(which, tokens as usize);
+                Progress::Read { tokens, reused }
+            }
         }
-        Progress::Worked
     }
 
     /// Ends every sequence: their jobs go back to the queue.
@@ -181,7 +161,7 @@ impl<D: Decoder> Scheduler<D> {
             self.release(row).fail(EngineFault::Stopping);
         }
         for prompt in std::mem::take(&mut self.waiting) {
-            prompt.row.into_iter().for_each(|row| self.decoder.clear(row));
+            prompt.row.into_iter().for_each(|row| self.rows.release(row));
             prompt.task.fail(EngineFault::Stopping);
         }
     }
@@ -192,14 +172,46 @@ impl<D: Decoder> Scheduler<D> {
                 self.release(row);
             }
         }
-        let decoder = &mut self.decoder;
+        let rows = &mut self.rows;
         self.waiting.retain(|prompt| {
             let wanted = !prompt.task.events.is_closed();
             if let (false, Some(row)) = (wanted, prompt.row) {
-                decoder.clear(row);
+                rows.release(row);
             }
             wanted
         });
+    }
+
+    /// Sends a batch sequence back to the queue if an urgent one needs its row. Says whether it did.
+    fn make_way(&mut self) -> bool {
+        let queued: Vec<Class> =
+            self.waiting.iter().filter(|prompt| prompt.row.is_none()).map(|prompt| prompt.task.class).collect();
+        if queued.is_empty() {
+            return false;
+        }
+        // First those that decode, by row; then those that read, by their place among the waiting.
+        let reading: Vec<usize> = (0..self.waiting.len()).filter(|&place| self.waiting[place].row.is_some()).collect();
+        let running = self.running.iter().enumerate().map(|(row, running)| (running.task.class, row));
+        let holders: Vec<Holder> = running
+            .chain(reading.iter().filter_map(|&place| {
+                let Prompt { task, row, .. } = &self.waiting[place];
+                row.map(|row| (task.class, row))
+            }))
+            .map(|(class, row)| Holder { class, tokens: count(self.rows.length(row)) })
+            .collect();
+        let Some(victim) = preempt::victim(&queued, count(self.rows.idle()), &holders) else {
+            return false;
+        };
+        let task = match reading.get(victim.wrapping_sub(self.running.len())) {
+            Some(&place) => {
+                let Prompt { task, row, .. } = self.waiting.remove(place);
+                row.into_iter().for_each(|row| self.rows.release(row));
+                task
+            }
+            None => self.release(victim),
+        };
+        task.fail(EngineFault::Preempted);
+        true
     }
 
     fn decode(&mut self) {
@@ -215,7 +227,8 @@ impl<D: Decoder> Scheduler<D> {
             return self.lose(&fault, 0..tokens.len());
         }
         debug_assert_eq!(chosen.len(), tokens.len());
-        // From the last row down: a row that is released is filled with the last one, which has had its turn.
+        tokens.iter().enumerate().for_each(|(row, &token)| self.rows.decoded(row, token));
+        // From the last row down: a row that is released changes places with the last one, which has had its turn.
         for (row, chosen) in chosen.into_iter().enumerate().rev() {
             let running = &mut self.running[row];
             match chosen.map(|chosen| running.task.advance(chosen)) {
@@ -226,26 +239,48 @@ impl<D: Decoder> Scheduler<D> {
         }
     }
 
-    fn prefill(&mut self, which: usize, tokens: usize) {
-        let row = self.waiting[which].row.unwrap_or_else(|| self.free_row());
+    /// Reads the next tokens of a prompt. Gives the tokens that it took over, if it had no row before.
+    fn prefill(&mut self, which: usize, tokens: usize) -> u32 {
+        let before = self.waiting[which].task.cached;
+        let Some(row) = self.waiting[which].row.or_else(|| self.take_row(which)) else {
+            // The policy starts no prompt unless a row is free.
+            debug_assert!(false);
+            return 0;
+        };
         let prompt = &mut self.waiting[which];
-        prompt.row = Some(row);
         let end = prompt.read + tokens;
         let task = &prompt.task;
+        let reused = task.cached - before;
         let complete = end == task.prompt.len();
         let asked = complete && task.replay.is_empty();
         let mut chosen = None;
-        let called = self.decoder.prefill(row, &task.prompt[prompt.read..end], &mut |_, logits| {
+        let part = &task.prompt[prompt.read..end];
+        let called = self.decoder.prefill(row, part, &mut |_, logits| {
             chosen = asked.then(|| task.answer.choose(logits));
         });
+        self.rows.read(row, part);
         prompt.read = end;
         if let Err(fault) = called {
-            return self.lose(&fault, row..row + 1);
-        }
-        if complete {
+            self.lose(&fault, row..row + 1);
+        } else if complete {
             let Prompt { task, .. } = self.waiting.remove(which);
             self.begin(row, task, chosen);
         }
+        reused
+    }
+
+    /// Gives a prompt a row, with as much of it as there is already.
+    fn take_row(&mut self, which: usize) -> Option<usize> {
+        let prompt = &mut self.waiting[which];
+        let placement = self.rows.take(&prompt.task.as_prompt())?;
+        match placement.source {
+            Source::Itself => self.decoder.cut(placement.row, placement.reused),
+            Source::Row(from) => self.decoder.copy_row(from, placement.row, placement.reused),
+        }
+        prompt.row = Some(placement.row);
+        prompt.read = placement.reused;
+        prompt.task.cached = count(placement.reused);
+        Some(placement.row)
     }
 
     /// Goes on with a sequence whose prompt is read: with an inherited token, or with the one that was chosen.
@@ -256,7 +291,7 @@ impl<D: Decoder> Scheduler<D> {
         }
         match running.task.advance(chosen.unwrap_or(Err(BadLogits::Empty))) {
             Fate::GoesOn(last) => self.begin_decoding(row, Running { last, ..running }),
-            Fate::Ends => self.decoder.clear(row),
+            Fate::Ends => self.rows.release(row),
         }
     }
 
@@ -264,7 +299,7 @@ impl<D: Decoder> Scheduler<D> {
     fn begin_decoding(&mut self, row: usize, running: Running) {
         let target = self.running.len();
         if row != target {
-            self.decoder.swap_rows(row, target);
+            self.swap(row, target);
             // If another prompt was being read there, it lives on in the row that became free.
             for prompt in &mut self.waiting {
                 if prompt.row == Some(target) {
@@ -278,53 +313,66 @@ impl<D: Decoder> Scheduler<D> {
     /// Frees the row of a decoding sequence and closes the gap.
     fn release(&mut self, row: usize) -> Task {
         let last = self.running.len() - 1;
-        self.decoder.clear(row);
         if row != last {
-            self.decoder.swap_rows(row, last);
+            self.swap(row, last);
         }
+        self.rows.release(last);
         self.running.swap_remove(row).task
     }
 
-    /// The lowest row that no sequence holds. The policy starts no prompt unless there is one.
-    fn free_row(&self) -> usize {
-        let taken = |row: &usize| self.waiting.iter().any(|prompt| prompt.row == Some(*row));
-        let mut rows = self.running.len()..self.decoder.slots();
-        let free = rows.find(|row| !taken(row));
-        debug_assert!(free.is_some());
-        free.unwrap_or(self.running.len())
+    fn swap(&mut self, a: usize, b: usize) {
+        self.decoder.swap_rows(a, b);
+        self.rows.swap(a, b);
+    }
+
+    /// Forgets a row that holds nothing of use any more.
+    fn forget(&mut self, row: usize) {
+        self.decoder.cut(row, 0);
+        self.rows.forget(row);
     }
 
     /// Fails the sequences of a failed call and of all other rows that it has spoiled.
     fn lose(&mut self, fault: &DecoderFault, called: Range<usize>) {
         tracing::error!(what = %fault, ?called, spoiled = ?fault.spoiled, "a call of the model failed");
-        let lost = |row: &usize| called.contains(row) || fault.spoiled.contains(row);
         let told = EngineFault::Fault(fault.what.clone());
-        // Also rows that nobody holds: the next prompt that gets one must find it empty.
-        fault.spoiled.clone().for_each(|row| self.decoder.clear(row));
-        for row in (0..self.running.len()).rev().filter(lost) {
-            self.release(row).fail(told.clone());
-        }
-        let decoder = &mut self.decoder;
+        let is_lost = |row: &usize| called.contains(row) || fault.spoiled.contains(row);
+        // Also rows that nobody needs: the next prompt must not take over what they hold.
+        let lost: Vec<usize> = (0..self.decoder.slots()).filter(is_lost).collect();
+        lost.into_iter().for_each(|row| self.forget(row));
+        let rows = &mut self.rows;
         self.waiting.retain(|prompt| match prompt.row {
-            Some(row) if lost(&row) => {
-                decoder.clear(row);
+            Some(row) if is_lost(&row) => {
+                rows.release(row);
                 prompt.task.fail(told.clone());
                 false
             }
             Some(_) | None => true,
         });
-    }
-}
-
-impl Prompt {
-    fn as_waiting(&self) -> Waiting {
-        Waiting {
-            remaining: count(self.task.prompt.len() - self.read),
-            placed: match self.row {
-                Some(_) => Placed::InSlot,
-                None => Placed::Queued,
-            },
+        for row in (0..self.running.len()).rev().filter(is_lost) {
+            self.release(row).fail(told.clone());
         }
+    }
+
+    fn as_waiting(&self, prompt: &Prompt) -> Waiting {
+        let task = &prompt.task;
+        if prompt.row.is_some() {
+            let remaining = count(task.prompt.len() - prompt.read);
+            return Waiting { remaining, class: task.class, placed: Placed::InSlot };
+        }
+        let wanted = task.as_prompt();
+        if self.rows.idle() == 0 {
+            // There is nowhere to go, so that what it would find there does not matter.
+            return Waiting { remaining: count(task.prompt.len()), class: task.class, placed: Placed::Queued };
+        }
+        let now = self.rows.most_shared(&wanted);
+        let awaits = |other: &Prompt| {
+            // Not one of a worse class, which would let it wait for others.
+            other.row.is_some()
+                && other.task.class <= task.class
+                && prefix::worth_waiting(&wanted, &other.task.as_prompt(), now)
+        };
+        let placed = if self.waiting.iter().any(awaits) { Placed::Awaiting } else { Placed::Queued };
+        Waiting { remaining: count(task.prompt.len() - now), class: task.class, placed }
     }
 }
 

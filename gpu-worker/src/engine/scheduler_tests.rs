@@ -4,11 +4,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use penstock_policy::id::{JobId, TenantId};
 use penstock_policy::time::Timestamp;
-use penstock_service::ports::{FinishReason, Sampling};
+use penstock_service::ports::{FinishReason, Sampling, TokenEvent};
 use proptest::prelude::*;
+use tokio::sync::mpsc;
 
 use super::*;
+use crate::engine::answer::Answer;
 use crate::engine::decoder::OnLogits;
 use crate::engine::tokenizer::tests::bytes;
 
@@ -33,6 +36,7 @@ struct Script {
     /// The call that gives no numbers for its first row.
     not_a_number: Option<usize>,
     chunks: Vec<usize>,
+    copies: usize,
 }
 
 impl Script {
@@ -81,8 +85,12 @@ impl Decoder for Script {
         }
         self.answer(0..tokens.len(), logits)
     }
-    fn clear(&mut self, row: usize) {
-        self.rows[row].clear();
+    fn cut(&mut self, row: usize, tokens: usize) {
+        self.rows[row].truncate(tokens);
+    }
+    fn copy_row(&mut self, from: usize, to: usize, tokens: usize) {
+        self.rows[to] = self.rows[from][..tokens].to_vec();
+        self.copies += 1;
     }
     fn swap_rows(&mut self, a: usize, b: usize) {
         self.rows.swap(a, b);
@@ -102,10 +110,13 @@ fn task(number: u32, prompt: Vec<u32>, limit: u32) -> (Task, mpsc::Receiver<Toke
     let (events, stream) = mpsc::channel(limit as usize + 4);
     let task = Task {
         job: JobId::new(Timestamp::from_millis(0), u128::from(number)),
+        tenant: TenantId::new("tester").unwrap(),
+        class: Class::P1,
         prompt,
         replay: Vec::new(),
         answer: Answer::new(&sampling, &bytes(), [EOS].into(), limit),
         events,
+        cached: 0,
     };
     (task, stream)
 }
@@ -143,21 +154,40 @@ fn bounds(slots: u32) -> batch::Config {
     batch::Config::new(slots, slots + 8, 6, 2).unwrap()
 }
 
-fn run(scheduler: &mut Scheduler<Script>) {
-    while scheduler.step() == Progress::Worked {}
+fn scheduler(slots: usize) -> Scheduler<Script> {
+    Scheduler::new(Script::new(slots), bounds(u32::try_from(slots).unwrap()), Reproducibility::Exact)
 }
 
-fn expect(stream: &mut mpsc::Receiver<TokenEvent>, prompt: &[u32], limit: u32) {
+/// Prompts of which many begin alike.
+fn prompts() -> impl Strategy<Value = Vec<u32>> {
+    (0usize..30, proptest::collection::vec(1u32..VOCAB, 0..12)).prop_map(|(common, own)| {
+        let mut prompt: Vec<u32> = (1..=30).take(common).collect();
+        prompt.extend(own);
+        if prompt.is_empty() { vec![9] } else { prompt }
+    })
+}
+
+fn run(scheduler: &mut Scheduler<Script>) {
+    while scheduler.step() != Progress::Idle {}
+}
+
+/// Expects the answer that a sequence gives alone; gives the tokens of its prompt that it did not compute.
+fn expect(stream: &mut mpsc::Receiver<TokenEvent>, prompt: &[u32], limit: u32) -> u32 {
     let (answer, end) = read(stream);
     let (expected, reason) = alone(prompt, limit);
-    let completion_tokens = u32::try_from(expected.len()).unwrap();
     assert_eq!(answer, expected);
-    assert_eq!(end, Some(TokenEvent::Finished { reason, completion_tokens, cached_tokens: 0 }));
+    match end {
+        Some(TokenEvent::Finished { reason: told, completion_tokens, cached_tokens }) => {
+            assert_eq!((told, completion_tokens as usize), (reason, expected.len()));
+            cached_tokens
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
 fn a_sequence_takes_a_call_per_token_and_none_for_the_last() {
-    let mut scheduler = Scheduler::new(Script::new(2), bounds(2));
+    let mut scheduler = scheduler(2);
     let (task, mut stream) = task(0, vec![5, 6, 7], 4);
     scheduler.submit(task);
     run(&mut scheduler);
@@ -171,7 +201,7 @@ fn inherited_tokens_are_put_through_the_model_one_at_a_time_and_not_chosen_again
     let prompt = [5, 6, 7];
     let (whole, _) = alone(&prompt, 9);
     for cut in 1..whole.len() {
-        let mut scheduler = Scheduler::new(Script::new(2), bounds(2));
+        let mut scheduler = scheduler(2);
         let (mut task, mut stream) = task(0, prompt.to_vec(), 9);
         task.replay = whole[..cut].to_vec();
         task.answer.inherit(&task.replay, 0).unwrap();
@@ -185,7 +215,7 @@ fn inherited_tokens_are_put_through_the_model_one_at_a_time_and_not_chosen_again
 
 #[test]
 fn more_sequences_than_slots_wait_and_are_all_answered() {
-    let mut scheduler = Scheduler::new(Script::new(3), bounds(3));
+    let mut scheduler = scheduler(3);
     let mut streams = Vec::new();
     for number in 0..20 {
         let prompt: Vec<u32> = (0..=number % 9).map(|token| token + number).collect();
@@ -206,7 +236,7 @@ fn more_sequences_than_slots_wait_and_are_all_answered() {
 fn a_failed_call_fails_its_own_sequences_and_those_it_spoiled_and_no_other() {
     // The first reads its prompt and decodes; the second's long prompt is read in between, from call 2 on.
     for (spoiled, survivors) in [(1..2, 2), (1..3, 2), (0..3, 1)] {
-        let mut scheduler = Scheduler::new(Script::new(4), bounds(4));
+        let mut scheduler = scheduler(4);
         let prompts = [vec![11; 2], vec![13; 5], vec![15; 6]];
         let mut streams = Vec::new();
         for (number, prompt) in (0..).zip(&prompts) {
@@ -227,7 +257,7 @@ fn a_failed_call_fails_its_own_sequences_and_those_it_spoiled_and_no_other() {
 
 #[test]
 fn logits_that_are_no_numbers_fail_their_own_sequence() {
-    let mut scheduler = Scheduler::new(Script::new(2), bounds(2));
+    let mut scheduler = scheduler(2);
     let (first, mut broken) = task(0, vec![21, 22], 5);
     let (second, mut whole) = task(1, vec![23, 24], 5);
     scheduler.submit(first);
@@ -240,7 +270,7 @@ fn logits_that_are_no_numbers_fail_their_own_sequence() {
 
 #[test]
 fn stopping_tells_running_reading_and_waiting_sequences() {
-    let mut scheduler = Scheduler::new(Script::new(2), bounds(2));
+    let mut scheduler = scheduler(2);
     let mut streams = Vec::new();
     for number in 0..5 {
         let (task, stream) = task(number, vec![31; 20], 30);
@@ -248,14 +278,117 @@ fn stopping_tells_running_reading_and_waiting_sequences() {
         streams.push(stream);
     }
     for _ in 0..5 {
-        assert_eq!(scheduler.step(), Progress::Worked);
+        assert_ne!(scheduler.step(), Progress::Idle);
     }
     scheduler.stop();
     assert_eq!(scheduler.step(), Progress::Idle);
-    assert!(scheduler.decoder.rows.iter().all(Vec::is_empty));
+    assert_eq!(scheduler.busy_slots(), 0);
     for stream in &mut streams {
         assert_eq!(read(stream).1, Some(TokenEvent::Failed(EngineFault::Stopping)));
     }
+}
+
+#[test]
+fn a_prompt_computes_only_what_no_row_holds() {
+    let mut scheduler = scheduler(3);
+    let system: Vec<u32> = (1..=20).collect();
+    for (number, question) in (0..).zip([50u32, 51, 52]) {
+        let prompt = [&system[..], &[question, 60, 61]].concat();
+        let (task, mut stream) = task(number, prompt.clone(), 3);
+        scheduler.submit(task);
+        run(&mut scheduler);
+        assert_eq!(expect(&mut stream, &prompt, 3), if number == 0 { 0 } else { 20 });
+    }
+    let read: usize = scheduler.decoder.chunks.iter().sum();
+    assert_eq!(read, 23 + 3 + 3);
+}
+
+#[test]
+fn prompts_that_come_together_compute_their_common_beginning_once() {
+    let mut scheduler = scheduler(4);
+    let system: Vec<u32> = (1..=20).collect();
+    let prompts: Vec<Vec<u32>> = (50..54).map(|question| [&system[..], &[question, 60]].concat()).collect();
+    let mut streams = Vec::new();
+    for (number, prompt) in (0..).zip(&prompts) {
+        let (task, stream) = task(number, prompt.clone(), 6);
+        scheduler.submit(task);
+        streams.push(stream);
+    }
+    run(&mut scheduler);
+    let cached: Vec<u32> = streams.iter_mut().zip(&prompts).map(|(stream, prompt)| expect(stream, prompt, 6)).collect();
+    assert_eq!(cached, [0, 20, 20, 20]);
+    assert_eq!(scheduler.decoder.copies, 3);
+    assert_eq!(scheduler.decoder.chunks.iter().sum::<usize>(), 22 + 2 + 2 + 2);
+}
+
+#[test]
+fn what_one_tenant_computed_is_not_reused_for_another() {
+    let mut scheduler = scheduler(2);
+    let prompt: Vec<u32> = (1..=20).collect();
+    for (number, tenant) in (0..).zip(["one", "other", "one"]) {
+        let (task, mut stream) = task(number, prompt.clone(), 3);
+        scheduler.submit(Task { tenant: TenantId::new(tenant).unwrap(), ..task });
+        run(&mut scheduler);
+        assert_eq!(expect(&mut stream, &prompt, 3), if number == 2 { 18 } else { 0 });
+    }
+}
+
+#[test]
+fn chosen_tokens_are_reused_only_where_the_last_bits_do_not_matter() {
+    for (reproducibility, reused) in [(Reproducibility::Exact, 8), (Reproducibility::BestEffort, 8 + 4)] {
+        let mut scheduler = Scheduler::new(Script::new(2), bounds(2), reproducibility);
+        let prompt: Vec<u32> = (71..=78).collect();
+        let (first, mut stream) = task(0, prompt.clone(), 5);
+        scheduler.submit(first);
+        run(&mut scheduler);
+        expect(&mut stream, &prompt, 5);
+        // The next turn of the same conversation. The last token of the answer never entered the cache.
+        let turn = [prompt.clone(), alone(&prompt, 5).0, vec![80, 81, 82]].concat();
+        let (second, mut stream) = task(1, turn.clone(), 5);
+        scheduler.submit(second);
+        run(&mut scheduler);
+        assert_eq!(expect(&mut stream, &turn, 5), reused);
+    }
+}
+
+#[test]
+fn a_failed_call_leaves_nothing_that_is_reused() {
+    let mut scheduler = scheduler(2);
+    let prompt: Vec<u32> = (1..=20).collect();
+    let (first, mut stream) = task(0, prompt.clone(), 5);
+    scheduler.submit(first);
+    scheduler.decoder.faults.insert(3, 0..2);
+    run(&mut scheduler);
+    assert!(matches!(read(&mut stream).1, Some(TokenEvent::Failed(EngineFault::Fault(_)))));
+    let (second, mut stream) = task(1, prompt.clone(), 5);
+    scheduler.submit(second);
+    run(&mut scheduler);
+    assert_eq!(expect(&mut stream, &prompt, 5), 0);
+}
+
+#[test]
+fn batch_work_makes_way_for_urgent_work_and_for_nothing_else() {
+    let mut scheduler = scheduler(2);
+    let mut submit = |number, class| {
+        let (task, stream) = task(number, vec![33, 34, 35], 20);
+        scheduler.submit(Task { class, tenant: TenantId::new(&format!("t{number}")).unwrap(), ..task });
+        for _ in 0..3 {
+            scheduler.step();
+        }
+        stream
+    };
+    let mut batch = [submit(0, Class::P3), submit(1, Class::P3)];
+    let mut flexible = submit(2, Class::P2);
+    let mut urgent = submit(3, Class::P0);
+    run(&mut scheduler);
+    expect(&mut urgent, &[33, 34, 35], 20);
+    expect(&mut flexible, &[33, 34, 35], 20);
+    // The younger had less to lose. What it had said is the beginning of what it would have said.
+    let (said, end) = read(&mut batch[1]);
+    assert_eq!(end, Some(TokenEvent::Failed(EngineFault::Preempted)));
+    assert_eq!(said, alone(&[33, 34, 35], 20).0[..said.len()]);
+    assert!(!said.is_empty());
+    expect(&mut batch[0], &[33, 34, 35], 20);
 }
 
 proptest! {
@@ -265,9 +398,10 @@ proptest! {
     fn whatever_happens_to_others_an_answer_is_what_it_would_be_alone(
         slots in 1usize..6,
         arrivals in proptest::collection::vec(
-            (0usize..6, proptest::collection::vec(1u32..VOCAB, 1..30), 1u32..20, prop::option::weighted(0.2, 0usize..30)),
+            (0usize..6, prompts(), 1u32..20, prop::option::weighted(0.2, 0usize..30), 0usize..4),
             1..40,
         ),
+        exact in any::<bool>(),
         faults in proptest::collection::btree_map(1usize..200, (0usize..6, 0usize..6), 0..4),
     ) {
         let mut script = Script::new(slots);
@@ -277,15 +411,16 @@ proptest! {
             .collect();
         let any_faults = !script.faults.is_empty();
         let budget = u32::try_from(slots).unwrap();
-        let mut scheduler = Scheduler::new(script, bounds(budget));
+        let mut scheduler = Scheduler::new(script, bounds(budget), if exact { Reproducibility::Exact } else { Reproducibility::BestEffort });
         let mut streams = Vec::new();
         let mut abandoned = Vec::new();
-        for (number, (pause, prompt, limit, patience)) in (0..).zip(arrivals) {
+        for (number, (pause, prompt, limit, patience, class)) in (0..).zip(arrivals) {
             let (task, stream) = task(number, prompt.clone(), limit);
+            let task = Task { class: Class::ALL[class], ..task };
             scheduler.submit(task);
             match patience {
                 Some(steps) => abandoned.push((steps, stream)),
-                None => streams.push((stream, prompt, limit)),
+                None => streams.push((stream, prompt, limit, class)),
             }
             for _ in 0..pause {
                 scheduler.step();
@@ -297,8 +432,7 @@ proptest! {
         drop(abandoned);
         run(&mut scheduler);
         prop_assert_eq!(scheduler.busy_slots(), 0);
-        prop_assert!(scheduler.decoder.rows.iter().all(Vec::is_empty));
-        for (mut stream, prompt, limit) in streams {
+        for (mut stream, prompt, limit, class) in streams {
             let (answer, end) = read(&mut stream);
             let (expected, reason) = alone(&prompt, limit);
             match end {
@@ -307,8 +441,11 @@ proptest! {
                     prop_assert_eq!(told, reason);
                     prop_assert_eq!(completion_tokens as usize, expected.len());
                 }
-                Some(TokenEvent::Failed(_)) => {
-                    prop_assert!(any_faults);
+                Some(TokenEvent::Failed(fault)) => {
+                    match fault {
+                        EngineFault::Preempted => prop_assert_eq!(class, 3),
+                        _ => prop_assert!(any_faults),
+                    }
                     prop_assert_eq!(&answer[..], &expected[..answer.len()]);
                 }
                 other => prop_assert!(false, "a sequence was forgotten: {:?}", other),

@@ -177,6 +177,11 @@ pub(super) mod tests {
 
     /// A byte-level BPE without merges: every byte is a token, and its id is the byte.
     pub(crate) fn bytes() -> TextTokenizer {
+        static MADE: std::sync::LazyLock<TextTokenizer> = std::sync::LazyLock::new(make_bytes);
+        MADE.clone()
+    }
+
+    fn make_bytes() -> TextTokenizer {
         // GPT-2's table: printable bytes stand for themselves, the others for the characters from U+0100 on.
         let mut vocab = serde_json::Map::new();
         let mut next = 0x100u32;

@@ -22,7 +22,7 @@ pub fn warm_up(decoder: &mut dyn Decoder) -> Result<f64, DecoderFault> {
     for row in 0..slots {
         for chunk in [[0; 3].as_slice(), &[0]] {
             decoder.prefill(row, &chunk[..chunk.len().min(room)], &mut read)?;
-            decoder.clear(row);
+            decoder.cut(row, 0);
         }
     }
     for rows in 1..=slots {
@@ -51,5 +51,5 @@ fn read(_row: usize, logits: &[f32]) {
 }
 
 fn reset(decoder: &mut dyn Decoder) {
-    (0..decoder.slots()).for_each(|row| decoder.clear(row));
+    (0..decoder.slots()).for_each(|row| decoder.cut(row, 0));
 }

@@ -241,33 +241,45 @@ impl Decoder for SlotDecoder {
         self.call(&call, logits)
     }
 
-    fn clear(&mut self, row: usize) {
-        self.lengths[row] = 0;
+    fn cut(&mut self, row: usize, tokens: usize) {
+        self.lengths[row] = self.lengths[row].min(tokens);
+    }
+
+    fn copy_row(&mut self, from: usize, to: usize, tokens: usize) {
+        let shape = self.shape(tokens.min(self.lengths[from]));
+        self.lengths[to] = tokens;
+        self.edit(&[to], |all| shape.copy(all, from, to), |all| shape.copy(all, from, to));
     }
 
     fn swap_rows(&mut self, a: usize, b: usize) {
-        let numbers_per_token = self.config.head_size;
-        let heads = self.config.kv_heads;
-        let capacity = self.options.capacity;
-        let shape = RowShape {
-            heads,
-            head_stride: capacity * numbers_per_token,
-            used: self.lengths[a].max(self.lengths[b]).min(capacity) * numbers_per_token,
-        };
+        let shape = self.shape(self.lengths[a].max(self.lengths[b]));
         self.lengths.swap(a, b);
+        self.edit(&[a, b], |all| shape.swap(all, a, b), |all| shape.swap(all, a, b));
+    }
+}
+
+impl SlotDecoder {
+    /// Where the first `tokens` tokens of a row lie.
+    fn shape(&self, tokens: usize) -> RowShape {
+        let ModelConfig { kv_heads, head_size, .. } = self.config;
+        let capacity = self.options.capacity;
+        RowShape { heads: kv_heads, head_stride: capacity * head_size, used: tokens.min(capacity) * head_size }
+    }
+
+    /// Moves numbers within every tensor of the cache, in whichever type they are.
+    fn edit(&mut self, rows: &[usize], half: impl Fn(&mut [f16]), single: impl Fn(&mut [f32])) {
         for tensor in &mut self.cache {
-            let swapped = match self.element {
-                Element::F16 => tensor.try_extract_tensor_mut::<f16>().map(|(_, all)| shape.swap(all, a, b)),
+            let edited = match self.element {
+                Element::F16 => tensor.try_extract_tensor_mut::<f16>().map(|(_, all)| half(all)),
                 Element::F32 | Element::I64 | Element::Other => {
-                    tensor.try_extract_tensor_mut::<f32>().map(|(_, all)| shape.swap(all, a, b))
+                    tensor.try_extract_tensor_mut::<f32>().map(|(_, all)| single(all))
                 }
             };
-            if let Err(error) = swapped {
+            if let Err(error) = edited {
                 // Cannot happen, the type was read from the graph; if it did, no answer may come from a mixed row: a
                 // length that no row can have makes the next call a fault.
-                tracing::error!(%error, a, b, "rows could not be exchanged");
-                self.lengths[a] = usize::MAX / 2;
-                self.lengths[b] = usize::MAX / 2;
+                tracing::error!(%error, ?rows, "rows could not be moved");
+                rows.iter().for_each(|&row| self.lengths[row] = usize::MAX / 2);
                 return;
             }
         }
@@ -282,6 +294,14 @@ struct RowShape {
 }
 
 impl RowShape {
+    fn copy<T: Copy>(&self, all: &mut [T], from: usize, to: usize) {
+        let row = self.heads * self.head_stride;
+        for head in 0..self.heads {
+            let source = from * row + head * self.head_stride;
+            all.copy_within(source..source + self.used, to * row + head * self.head_stride);
+        }
+    }
+
     fn swap<T>(&self, all: &mut [T], a: usize, b: usize) {
         let (low, high) = (a.min(b), a.max(b));
         if low == high {
@@ -332,6 +352,14 @@ fn report(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copying_a_row_fills_the_used_part_of_every_head_and_nothing_else() {
+        let mut all: Vec<i32> = (0..24).collect();
+        RowShape { heads: 2, head_stride: 4, used: 3 }.copy(&mut all, 0, 2);
+        assert_eq!(all[..16], (0..16).collect::<Vec<_>>());
+        assert_eq!(all[16..], [0, 1, 2, 19, 4, 5, 6, 23]);
+    }
 
     #[test]
     fn swapping_rows_exchanges_the_used_part_of_every_head_and_nothing_else() {

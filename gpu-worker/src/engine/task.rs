@@ -1,0 +1,82 @@
+//! A sequence in the engine's hands: what it reads, what it has said, and whom to tell.
+
+use penstock_policy::classes::Class;
+use penstock_policy::id::{JobId, TenantId};
+use penstock_policy::prefix;
+use penstock_service::ports::{EngineFault, TokenEvent};
+use tokio::sync::mpsc;
+
+use super::answer::{Answer, Outcome};
+use super::sampler::BadLogits;
+
+/// A sequence that was found good and awaits a row.
+pub struct Task {
+    /// The job, for logs.
+    pub job: JobId,
+    /// Whose it is: nothing computed for it is reused for others.
+    pub tenant: TenantId,
+    /// Its class.
+    pub class: Class,
+    /// The tokens to read; not empty, and together with `replay` shorter than a row.
+    pub prompt: Vec<u32>,
+    /// Inherited tokens to put through the model one at a time, as the earlier worker did, instead of reading them with
+    /// the prompt: the same numbers come out only of the same calls.
+    pub replay: Vec<u32>,
+    /// The answer, inherited ids included; open.
+    pub answer: Answer,
+    /// Where events go; has room for all of them.
+    pub events: mpsc::Sender<TokenEvent>,
+    /// How many tokens of the prompt need not be computed; 0 until it has a row.
+    pub cached: u32,
+}
+
+impl Task {
+    /// The task as a prompt in search of a row.
+    pub(super) fn as_prompt(&self) -> prefix::Prompt<'_> {
+        prefix::Prompt { tenant: &self.tenant, tokens: &self.prompt }
+    }
+
+    /// Ends the sequence without an answer.
+    pub fn fail(&self, fault: EngineFault) {
+        // The consumer may have gone; then nobody is left to tell.
+        let _ = self.events.try_send(TokenEvent::Failed(fault));
+    }
+
+    /// Appends the token that was chosen and tells of it.
+    pub(super) fn advance(&mut self, chosen: Result<u32, BadLogits>) -> Fate {
+        let grown = chosen
+            .map_err(|error| error.to_string())
+            .and_then(|id| Ok((id, self.answer.push(id).map_err(|error| error.to_string())?)));
+        let (id, growth) = match grown {
+            Ok(grown) => grown,
+            Err(what) => {
+                tracing::error!(job = %self.job, %what, "a sequence failed");
+                self.fail(EngineFault::Fault(what));
+                return Fate::Ends;
+            }
+        };
+        let tokens = TokenEvent::Tokens { ids: vec![id], text: growth.text };
+        if self.events.try_send(tokens).is_err() {
+            return Fate::Ends;
+        }
+        match growth.outcome {
+            Outcome::Open => Fate::GoesOn(id),
+            Outcome::Ended(reason) => {
+                let _ = self.events.try_send(TokenEvent::Finished {
+                    reason,
+                    completion_tokens: self.answer.tokens(),
+                    cached_tokens: self.cached,
+                });
+                Fate::Ends
+            }
+        }
+    }
+}
+
+/// What becomes of a sequence after a token.
+pub(super) enum Fate {
+    /// It goes on from this token.
+    GoesOn(u32),
+    /// It is over; its consumer knows or has gone.
+    Ends,
+}
