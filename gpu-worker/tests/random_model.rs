@@ -3,75 +3,22 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests stop at the first surprise")]
 
+mod drive;
 mod support;
 
-use penstock_gpu_worker::engine::Reproducibility;
-use penstock_gpu_worker::engine::answer::Answer;
+use drive::{Case, run};
 use penstock_gpu_worker::engine::decoder::Decoder;
-use penstock_gpu_worker::engine::model::ModelConfig;
-use penstock_gpu_worker::engine::ort::{Padding, SlotDecoder, SlotOptions, environment};
-use penstock_gpu_worker::engine::scheduler::{Progress, Scheduler};
-use penstock_gpu_worker::engine::task::Task;
-use penstock_gpu_worker::engine::tokenizer::TextTokenizer;
+use penstock_gpu_worker::engine::ort::{Padding, SlotDecoder};
 use penstock_policy::batch;
-use penstock_policy::classes::Class;
-use penstock_policy::id::JobId;
-use penstock_policy::time::Timestamp;
-use penstock_service::ports::TokenEvent;
-use support::{fixture, library, sequence};
-use tokio::sync::mpsc;
+use support::fixture;
 
-#[derive(serde::Deserialize)]
-struct Expected {
-    prompt: Vec<u32>,
-    answer: Vec<u32>,
-}
-
-fn expected() -> Vec<Expected> {
+fn expected() -> Vec<Case> {
     let text = std::fs::read_to_string(fixture("expected_random.json")).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
 fn decoder(name: &str, slots: usize, padding: Padding) -> SlotDecoder {
-    let path = fixture(name).join("genai_config.json");
-    let config = ModelConfig::parse(&std::fs::read_to_string(&path).unwrap(), &path).unwrap();
-    let options = SlotOptions { slots, capacity: 170, threads: 1, padding };
-    let environment = environment(&library()).unwrap();
-    SlotDecoder::load(&environment, &fixture(name).join("model.onnx"), &config, options).unwrap()
-}
-
-/// Runs all requests together and gives their answers.
-fn run(decoder: SlotDecoder, requests: &[Expected], bounds: batch::Config) -> Vec<Vec<u32>> {
-    let tokenizer = TextTokenizer::from_file(&fixture("task-int4").join("tokenizer.json")).unwrap();
-    let mut scheduler = Scheduler::new(decoder, bounds, Reproducibility::Exact);
-    let mut streams = Vec::new();
-    for (number, request) in (0..).zip(requests) {
-        let limit = u32::try_from(request.answer.len()).unwrap();
-        let (events, stream) = mpsc::channel(request.answer.len() + 4);
-        let sampling = sequence("").generation.sampling;
-        scheduler.submit(Task {
-            job: JobId::new(Timestamp::from_millis(0), number),
-            tenant: sequence("").tenant,
-            class: Class::P1,
-            prompt: request.prompt.clone(),
-            replay: Vec::new(),
-            answer: Answer::new(&sampling, &tokenizer, [].into(), limit),
-            events,
-            cached: 0,
-        });
-        streams.push(stream);
-    }
-    while scheduler.step() != Progress::Idle {}
-    let ids = |stream: &mut mpsc::Receiver<TokenEvent>| {
-        let mut answer = Vec::new();
-        while let Ok(event) = stream.try_recv() {
-            if let TokenEvent::Tokens { ids, .. } = event {
-                answer.extend(ids);
-            }
-        }
-        answer
-    };
-    streams.iter_mut().map(ids).collect()
+    drive::decoder(&fixture(name), slots, 170, padding)
 }
 
 #[test]
@@ -82,7 +29,7 @@ fn tokens_equal_another_driver_s_at_any_number_of_slots_chunking_and_padding() {
         for (budget, chunk) in [(512, 512), (24, 7), (19, 3)] {
             for padding in [Padding::None, Padding::TwoRows] {
                 let bounds = batch::Config::new(slots, budget, chunk, 3).unwrap();
-                let answers = run(decoder("random-fp32", slots as usize, padding), &requests, bounds);
+                let answers = run(decoder("random-fp32", slots as usize, padding), &requests, bounds).answers;
                 for (place, (answer, request)) in answers.iter().zip(&requests).enumerate() {
                     assert_eq!(
                         answer, &request.answer,
@@ -109,7 +56,7 @@ fn half_precision_gives_nearly_the_logits_of_single_and_the_same_answers_in_any_
     let requests = expected();
     let answers = [1, 8].map(|slots: u32| {
         let bounds = batch::Config::new(slots, 24, 7, 3).unwrap();
-        run(decoder("random-fp16", slots as usize, Padding::None), &requests, bounds)
+        run(decoder("random-fp16", slots as usize, Padding::None), &requests, bounds).answers
     });
     assert_eq!(answers[0], answers[1]);
 }
