@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use drive::{Case, decoder, run};
 use penstock_gpu_worker::engine::decoder::Decoder;
-use penstock_gpu_worker::engine::ort::{Padding, SlotDecoder};
+use penstock_gpu_worker::engine::ort::{Padding, Reading, SlotDecoder};
 use penstock_policy::batch;
 use support::fixture;
 
@@ -25,9 +25,9 @@ fn expected() -> BTreeMap<String, Vec<Case>> {
 }
 
 /// As the engine loads it: rows of 4-bit products are computed two at a time at least.
-fn loaded(name: &str, slots: usize) -> SlotDecoder {
+fn loaded(name: &str, slots: usize, reading: Reading) -> SlotDecoder {
     let padding = if name.ends_with("int4") { Padding::TwoRows } else { Padding::None };
-    decoder(&fixture("identity").join(name), slots, CAPACITY, padding)
+    decoder(&fixture("identity").join(name), slots, CAPACITY, padding, reading)
 }
 
 fn answers_equal_at(slots: u32) {
@@ -37,7 +37,7 @@ fn answers_equal_at(slots: u32) {
         assert!(cases.len() >= 16, "{name}");
         for (budget, chunk) in [(512, 512), (24, 3)] {
             let bounds = batch::Config::new(slots, budget, chunk, 3).unwrap();
-            let answers = run(loaded(name, slots as usize), cases, bounds).answers;
+            let answers = run(loaded(name, slots as usize, Reading::AsExported), cases, bounds).answers;
             for (place, (answer, case)) in answers.iter().zip(cases).enumerate() {
                 assert_eq!(answer, &case.answer, "{name}: case {place}, {slots} slots, chunks of {chunk}");
             }
@@ -73,7 +73,7 @@ fn answers_equal_other_programs_when_prompts_begin_with_what_a_row_holds() {
         let shorter = cases.iter().map(|case| Case { answer: case.answer[..2].to_vec(), ..case.clone() });
         let again: Vec<Case> = cases.iter().chain(cases).cloned().chain(shorter).collect();
         let bounds = batch::Config::new(24, 512, 512, 3).unwrap();
-        let ran = run(loaded(name, 24), &again, bounds);
+        let ran = run(loaded(name, 24, Reading::AsExported), &again, bounds);
         for (place, (answer, case)) in ran.answers.iter().zip(&again).enumerate() {
             assert_eq!(answer, &case.answer, "{name}: case {place}");
         }
@@ -115,17 +115,19 @@ fn bits(decoder: &mut SlotDecoder, case: &Case, neighbours: usize, chunk: usize)
 #[test]
 fn logits_are_the_same_to_the_last_bit_beside_any_number_of_neighbours_and_however_the_prompt_is_chunked() {
     for (name, cases) in &expected() {
-        let mut decoder = loaded(name, 12);
-        for case in cases.iter().step_by(5) {
-            let alone = bits(&mut decoder, case, 0, CAPACITY);
-            assert_eq!(alone.len(), case.answer.len() + 1);
-            for (neighbours, chunk) in [(1, CAPACITY), (2, 2), (7, 16), (11, 33)] {
-                let other = bits(&mut decoder, case, neighbours, chunk);
-                assert!(
-                    other == alone,
-                    "{name}: {} tokens, {neighbours} neighbours, chunks of {chunk}",
-                    case.prompt.len()
-                );
+        for reading in [Reading::AsExported, Reading::InSinglePrecision] {
+            let mut decoder = loaded(name, 12, reading);
+            for case in cases.iter().step_by(5) {
+                let alone = bits(&mut decoder, case, 0, CAPACITY);
+                assert_eq!(alone.len(), case.answer.len() + 1);
+                for (neighbours, chunk) in [(1, CAPACITY), (2, 2), (7, 16), (11, 33)] {
+                    let other = bits(&mut decoder, case, neighbours, chunk);
+                    assert!(
+                        other == alone,
+                        "{name}, {reading:?}: {} tokens, {neighbours} neighbours, chunks of {chunk}",
+                        case.prompt.len()
+                    );
+                }
             }
         }
     }

@@ -8,7 +8,7 @@ mod support;
 
 use drive::{Case, run};
 use penstock_gpu_worker::engine::decoder::Decoder;
-use penstock_gpu_worker::engine::ort::{Padding, SlotDecoder};
+use penstock_gpu_worker::engine::ort::{Padding, Reading, SlotDecoder};
 use penstock_policy::batch;
 use support::fixture;
 
@@ -18,7 +18,7 @@ fn expected() -> Vec<Case> {
 }
 
 fn decoder(name: &str, slots: usize, padding: Padding) -> SlotDecoder {
-    drive::decoder(&fixture(name), slots, 170, padding)
+    drive::decoder(&fixture(name), slots, 170, padding, Reading::InSinglePrecision)
 }
 
 #[test]

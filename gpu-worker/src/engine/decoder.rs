@@ -7,9 +7,13 @@
 //! The trait exists because there are two of them: ONNX Runtime, and a scripted one in the scheduler's tests.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Receives the logits of a row: its place in the call (0 for a prefill) and one number per vocabulary entry.
 pub type OnLogits<'a> = &'a mut dyn FnMut(usize, &[f32]);
+
+/// Ends the call that is running, from another thread; the call fails. Later calls fail too, until [`Decoder::resume`].
+pub type Cancel = Arc<dyn Fn() + Send + Sync>;
 
 /// A causal language model with a cache of rows.
 pub trait Decoder: Send {
@@ -41,6 +45,12 @@ pub trait Decoder: Send {
 
     /// Exchanges two rows. Costs a copy of what they hold. Should that fail, the next call with either does.
     fn swap_rows(&mut self, a: usize, b: usize);
+
+    /// A way to end a call that takes too long.
+    fn cancel(&self) -> Cancel;
+
+    /// Lets calls run again after one was ended.
+    fn resume(&mut self);
 }
 
 /// A call that failed. Attention writes into the cache in place, so what the call touched is undefined afterwards.

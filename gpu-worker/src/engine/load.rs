@@ -7,10 +7,12 @@ use penstock_policy::batch::{self, InvalidConfig};
 use penstock_service::ports::EngineInfo;
 
 use super::decoder::DecoderFault;
+use super::device::Device;
 use super::digest::Quantized;
 use super::intake::Intake;
 use super::model::{ModelError, ModelFolder};
-use super::ort::{LibraryError, Padding, SlotDecoder, SlotError, SlotOptions, environment};
+use super::ort::{LibraryError, Padding, Reading, SlotDecoder, SlotError, SlotOptions, environment};
+use super::precision;
 use super::scheduler::Scheduler;
 use super::warmup::warm_up;
 
@@ -32,6 +34,8 @@ pub struct EngineConfig {
     pub model: Option<String>,
     /// Sequences that run together.
     pub slots: NonZeroU32,
+    /// What it runs on.
+    pub device: Device,
     /// Threads for one operator. One is right for small models; more than the physical cores never is.
     pub threads: NonZeroU32,
     /// The most tokens of prompt and answer together; `None`: what the model was made for. A smaller context takes
@@ -68,6 +72,7 @@ impl EngineConfig {
             library: library.into(),
             model: None,
             slots: NonZeroU32::MIN.saturating_add(7),
+            device: Device::Cpu,
             threads: NonZeroU32::MIN,
             max_context: None,
             step_tokens: 512,
@@ -127,6 +132,10 @@ pub(super) fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
     let environment = environment(&config.library)?;
     let folder = ModelFolder::open(&config.model_dir)?;
     let context_length = context_length(&folder, config);
+    let reading = match (&config.device, precision::multiplies_bytes()) {
+        (Device::Cpu, false) => Reading::InSinglePrecision,
+        (Device::Cpu, true) | (Device::Cuda(_), _) => Reading::AsExported,
+    };
     let options = SlotOptions {
         slots: slots as usize,
         capacity: context_length as usize,
@@ -135,8 +144,10 @@ pub(super) fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
             (Reproducibility::Exact, Quantized::FourBit) => Padding::TwoRows,
             (Reproducibility::Exact | Reproducibility::BestEffort, Quantized::No | Quantized::FourBit) => Padding::None,
         },
+        device: config.device.clone(),
+        reading,
     };
-    let mut decoder = SlotDecoder::load(&environment, &folder.graph, &folder.config, options)
+    let mut decoder = SlotDecoder::load(&environment, &folder.graph, &folder.config, options.clone())
         .map_err(|source| LoadError::Graph { graph: folder.graph.clone(), source })?;
     let tokens_per_second = warm_up(&mut decoder).map_err(LoadError::WarmUp)?;
     let info = EngineInfo {

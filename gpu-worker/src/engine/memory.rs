@@ -3,12 +3,17 @@
 //! An allocation that the machine cannot back does not fail: the kernel kills the process when the pages are touched,
 //! hours later and in the middle of other people's answers. So the cache's size is computed from the model's shape and
 //! refused above [`SHARE_PERCENT`] of what is available, which is the lesser of what the kernel reports for the machine
-//! and what the control group leaves.
+//! and what the control group leaves; on a GPU, what is free there.
 //!
 //! Edge cases: a limit of `max` is none; page cache that can be given back counts as available within a control group;
-//! where nothing is known (no Linux) nothing is refused.
+//! where nothing is known (no Linux, no management library of NVIDIA's) nothing is refused.
 
 use std::path::Path;
+
+use nvml_wrapper::Nvml;
+use nvml_wrapper::error::NvmlError;
+
+use super::device::{Device, Gpu};
 
 /// How much of the available memory the cache may take, in percent. The rest is for activations and everybody else.
 pub const SHARE_PERCENT: u64 = 90;
@@ -79,9 +84,29 @@ impl CacheShape {
     }
 }
 
-/// The bytes of memory available to this process, where the system tells.
+/// The bytes of memory available to this process on a device, where the system tells.
 #[must_use]
-pub fn available() -> Option<u64> {
+pub fn available(device: &Device) -> Option<u64> {
+    match device {
+        Device::Cpu => available_to_processor(),
+        Device::Cuda(gpu) => available_on_gpu(gpu),
+    }
+}
+
+/// What NVIDIA's management library says is free on a GPU or a slice of one.
+fn available_on_gpu(gpu: &Gpu) -> Option<u64> {
+    let free = || {
+        let library = Nvml::init()?;
+        let device = match &gpu.uuid {
+            Some(uuid) => library.device_by_uuid(uuid.as_str())?,
+            None => library.device_by_index(u32::try_from(gpu.ordinal).unwrap_or(0))?,
+        };
+        Ok::<u64, NvmlError>(device.memory_info()?.free)
+    };
+    free().inspect_err(|error| tracing::warn!(%error, "the GPU's free memory is unknown; nothing is refused")).ok()
+}
+
+fn available_to_processor() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(Path::new(path)).ok();
     let machine = read("/proc/meminfo").and_then(|text| mem_available(&text));
     let group = control_group(

@@ -14,6 +14,7 @@
 
 pub mod answer;
 pub mod decoder;
+pub mod device;
 pub mod digest;
 pub mod graph;
 pub mod intake;
@@ -21,6 +22,7 @@ mod load;
 pub mod memory;
 pub mod model;
 pub mod ort;
+pub mod precision;
 mod rows;
 pub mod sampler;
 pub mod scheduler;

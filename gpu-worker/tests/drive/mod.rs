@@ -6,8 +6,9 @@ use std::path::Path;
 
 use penstock_gpu_worker::engine::Reproducibility;
 use penstock_gpu_worker::engine::answer::Answer;
+use penstock_gpu_worker::engine::device::Device;
 use penstock_gpu_worker::engine::model::ModelConfig;
-use penstock_gpu_worker::engine::ort::{Padding, SlotDecoder, SlotOptions, environment};
+use penstock_gpu_worker::engine::ort::{Padding, Reading, SlotDecoder, SlotOptions, environment};
 use penstock_gpu_worker::engine::scheduler::{Progress, Scheduler};
 use penstock_gpu_worker::engine::task::Task;
 use penstock_gpu_worker::engine::tokenizer::TextTokenizer;
@@ -28,10 +29,10 @@ pub struct Case {
 }
 
 /// The model in `folder`, with rows of `capacity` tokens.
-pub fn decoder(folder: &Path, slots: usize, capacity: usize, padding: Padding) -> SlotDecoder {
+pub fn decoder(folder: &Path, slots: usize, capacity: usize, padding: Padding, reading: Reading) -> SlotDecoder {
     let path = folder.join("genai_config.json");
     let config = ModelConfig::parse(&std::fs::read_to_string(&path).unwrap(), &path).unwrap();
-    let options = SlotOptions { slots, capacity, threads: 1, padding };
+    let options = SlotOptions { slots, capacity, threads: 1, padding, device: Device::Cpu, reading };
     let environment = environment(&library()).unwrap();
     SlotDecoder::load(&environment, &folder.join(&config.filename), &config, options).unwrap()
 }

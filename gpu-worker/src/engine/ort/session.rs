@@ -1,26 +1,57 @@
-//! Opens a graph as a session on the CPU, and describes its inputs and outputs as plain data.
+//! Opens a graph as a session on a device, and describes its inputs and outputs as plain data.
 
 use std::path::Path;
 
 use ort::environment::Environment;
+use ort::ep::{ArenaExtendStrategy, CUDA};
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
+use crate::engine::device::Device;
 use crate::engine::graph::{Element, Graph, Port};
 
-/// Opens the graph at `path` with `threads` threads for one operator.
+/// Where a graph comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'g> {
+    /// A file.
+    File(&'g Path),
+    /// A file's contents, changed.
+    Edited {
+        /// The contents.
+        bytes: &'g [u8],
+        /// Where the file lay and its weights lie.
+        folder: &'g Path,
+    },
+}
+
+/// Opens a graph on `device`, with `threads` threads for one operator on the processor.
 ///
 /// Threads do not spin while they wait: on a machine shared with the service that would take time from it. Operators
-/// run one after another, since a decoder's graph is a chain.
+/// run one after another, since a decoder's graph is a chain. A GPU's memory is taken as it is needed, not doubled ahead
+/// of need, so that what is left can be planned for the cache. If the device cannot be had the session is refused:
+/// running on another instead would be slow, and nobody would know why.
 ///
 /// # Errors
-/// ONNX Runtime's, if it cannot read or run the graph.
-pub fn open(environment: &Environment, path: &Path, threads: usize) -> ort::Result<Session> {
-    Session::builder(environment)?
+/// ONNX Runtime's, if it cannot read or run the graph, or has no such device.
+pub fn open(environment: &Environment, source: Source<'_>, device: &Device, threads: usize) -> ort::Result<Session> {
+    let mut builder = Session::builder(environment)?
         .with_intra_threads(threads)?
         .with_inter_threads(1)?
-        .with_intra_op_spinning(false)?
-        .commit_from_file(path)
+        .with_intra_op_spinning(false)?;
+    if let Device::Cuda(gpu) = device {
+        let provider = CUDA::default()
+            .with_device_id(gpu.ordinal)
+            .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
+            .build()
+            .error_on_failure();
+        builder = builder.with_execution_providers([provider])?;
+    }
+    match source {
+        Source::File(path) => builder.commit_from_file(path),
+        Source::Edited { bytes, folder } => builder
+            .with_config_entry("session.model_external_initializers_file_folder_path", folder.to_string_lossy())?
+            .commit_from_memory(bytes),
+    }
 }
 
 /// The session's inputs and outputs.

@@ -11,28 +11,35 @@
 //! two rows. The padding row writes one token into its row's first unused position, which whatever that row holds will
 //! overwrite or never read; one spare row behind the last serves when every slot is taken.
 //!
+//! **Two sessions.** Where that is faster, prompts are read by a session of their own ([`crate::engine::precision`]).
+//!
 //! Edge cases: graphs give logits of every position or of the last only, both are understood; a mask wider than a
 //! row's length is legal; several rows with several tokens and a past are refused by the operator, so a call has one
 //! row or one token per row.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
 
 use half::f16;
 use ort::environment::Environment;
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{IoBinding, Session};
-use ort::value::{DynTensor, DynValue, Tensor, TensorElementType};
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::NoSelectedOutputs;
+use ort::session::{IoBinding, RunOptions, Session};
+use ort::value::{DynValue, Tensor, TensorElementType};
 
-use super::session::{describe, open};
-use super::view::view;
-use crate::engine::decoder::{Decoder, DecoderFault, OnLogits};
-use crate::engine::graph::{Element, GraphError};
+use super::cache::Cache;
+use super::session::{Source, describe, open};
+use crate::engine::decoder::{Cancel, Decoder, DecoderFault, OnLogits};
+use crate::engine::device::Device;
+use crate::engine::graph::GraphError;
 use crate::engine::memory::{self, CacheShape, CacheTooLarge};
 use crate::engine::model::{ModelConfig, Names};
+use crate::engine::precision;
 
 /// How large the cache is and how the graph runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotOptions {
     /// Sequences that run together; at least 1.
     pub slots: usize,
@@ -42,6 +49,10 @@ pub struct SlotOptions {
     pub threads: usize,
     /// Whether calls of a single token get a second row.
     pub padding: Padding,
+    /// What it runs on.
+    pub device: Device,
+    /// How prompts are read.
+    pub reading: Reading,
 }
 
 /// Whether calls of a single token get a second row, so that results do not depend on the neighbours.
@@ -51,6 +62,15 @@ pub enum Padding {
     TwoRows,
     /// They do not.
     None,
+}
+
+/// How products with 4-bit weights are computed while a prompt is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// As the graph says.
+    AsExported,
+    /// In single precision, by a second session; as the graph says if it has no such products.
+    InSinglePrecision,
 }
 
 /// Why a graph cannot be run.
@@ -65,23 +85,32 @@ pub enum SlotError {
     /// The cache would not fit into memory.
     #[error(transparent)]
     Memory(#[from] CacheTooLarge),
+    /// The graph's file cannot be read.
+    #[error("cannot read the graph: {0}")]
+    Unreadable(#[source] std::io::Error),
 }
 
 /// A model and its cache.
 pub struct SlotDecoder {
-    // Bindings hold views into `cache`, so they come first: fields are dropped in order.
-    bindings: BTreeMap<(usize, usize), IoBinding>,
-    cache: Vec<DynTensor>,
-    session: Session,
-    cpu: MemoryInfo<'static>,
-    allocator: Allocator,
+    // Runners have bindings that hold views into `cache`, so they come first: fields are dropped in order.
+    decoding: Runner,
+    reading: Option<Runner>,
+    cache: Cache,
+    logits: MemoryInfo<'static>,
     config: ModelConfig,
-    element: Element,
     options: SlotOptions,
+    run: Arc<RunOptions<NoSelectedOutputs>>,
     /// Tokens that each row holds; the spare row included.
     lengths: Vec<usize>,
     /// Half precision logits are widened here.
     widened: Vec<f32>,
+}
+
+/// A session and what its inputs and outputs are bound to.
+struct Runner {
+    /// By first row and number of rows.
+    bindings: BTreeMap<(usize, usize), IoBinding>,
+    session: Session,
 }
 
 /// One call: the rows `first..first + lengths.len()`.
@@ -102,41 +131,46 @@ impl SlotDecoder {
     /// [`SlotError`]: the graph cannot be run, contradicts its configuration, or needs more memory than there is.
     pub fn load(
         environment: &Environment,
-        graph: &std::path::Path,
+        graph: &Path,
         config: &ModelConfig,
         options: SlotOptions,
     ) -> Result<Self, SlotError> {
-        let session = open(environment, graph, options.threads)?;
+        let SlotOptions { slots, capacity, threads, ref device, .. } = options;
+        let session = open(environment, Source::File(graph), device, threads)?;
         let elements = describe(&session).check(config)?;
         let shape = CacheShape {
             layers: config.layers,
             kv_heads: config.kv_heads,
             head_size: config.head_size,
             element_bytes: elements.kv.bytes(),
-            context_length: options.capacity,
+            context_length: capacity,
         };
-        shape.check(options.slots, memory::available())?;
-        let rows = options.slots + 1;
-        let allocator = Allocator::default();
-        let element = match elements.kv {
-            Element::F16 => TensorElementType::Float16,
-            Element::F32 | Element::I64 | Element::Other => TensorElementType::Float32,
+        let reading = match options.reading {
+            Reading::AsExported => None,
+            Reading::InSinglePrecision => {
+                let bytes = std::fs::read(graph).map_err(SlotError::Unreadable)?;
+                precision::in_single_precision(bytes)
+                    .map(|bytes| {
+                        let folder = graph.parent().unwrap_or(Path::new("."));
+                        open(environment, Source::Edited { bytes: &bytes, folder }, device, threads)
+                    })
+                    .transpose()?
+            }
         };
-        let dimensions = [rows, config.kv_heads, options.capacity, config.head_size];
-        let cache = (0..2 * config.layers)
-            .map(|_| DynTensor::new(&allocator, element, dimensions))
-            .collect::<ort::Result<Vec<_>>>()?;
+        // After the weights: what they took is not available any more.
+        shape.check(slots, memory::available(device))?;
+        let cache = Cache::new(&session, device, elements.kv, shape, slots)?;
+        let runner = |session| Runner { bindings: BTreeMap::new(), session };
         Ok(Self {
-            bindings: BTreeMap::new(),
+            decoding: runner(session),
+            reading: reading.map(runner),
             cache,
-            session,
-            cpu: MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?,
-            allocator,
+            logits: MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?,
             config: config.clone(),
-            element: elements.kv,
-            options,
-            lengths: vec![0; rows],
+            run: Arc::new(RunOptions::new()?),
+            lengths: vec![0; slots + 1],
             widened: Vec::new(),
+            options,
         })
     }
 
@@ -158,46 +192,63 @@ impl SlotDecoder {
 
     fn run(&mut self, call: &Call<'_>, logits: OnLogits<'_>) -> ort::Result<()> {
         let rows = call.lengths.len();
+        let width = call.tokens.len() / rows;
+        let runner = match &mut self.reading {
+            Some(reading) if width > 1 => reading,
+            Some(_) | None => &mut self.decoding,
+        };
         // Taken out for the call, so that a binding whose call failed is not used again.
-        let mut binding = match self.bindings.remove(&(call.first, rows)) {
+        let mut binding = match runner.bindings.remove(&(call.first, rows)) {
             Some(binding) => binding,
-            None => self.bind(call.first, rows)?,
+            None => bind(&runner.session, &mut self.cache, &self.config, call.first, rows)?,
         };
         let ids: Vec<i64> = call.tokens.iter().map(|&id| i64::from(id)).collect();
         let total = call.lengths.iter().copied().max().unwrap_or(0);
         let mask: Vec<i64> =
             call.lengths.iter().flat_map(|&length| (0..total).map(move |token| i64::from(token < length))).collect();
         let names = &self.config.names;
-        let width = call.tokens.len() / rows;
         binding.bind_input(&names.input_ids, &Tensor::from_array(([rows, width], ids))?)?;
         binding.bind_input(&names.attention_mask, &Tensor::from_array(([rows, total], mask))?)?;
         // Bound anew for each call: its shape changes, and ONNX Runtime would insist on the last one's.
-        binding.bind_output_to_device(&names.logits, &self.cpu)?;
+        binding.bind_output_to_device(&names.logits, &self.logits)?;
         {
-            let outputs = self.session.run_binding(&binding)?;
+            let outputs = runner.session.run_binding_with_options(&binding, &self.run)?;
             let output = &outputs[names.logits.as_str()];
             report(output, call, self.config.vocab_size, &mut self.widened, logits)?;
         }
-        self.bindings.insert((call.first, rows), binding);
+        runner.bindings.insert((call.first, rows), binding);
         Ok(())
     }
 
-    /// A binding of the cache's rows `first..first + rows`, as what goes in and what comes out.
-    fn bind(&mut self, first: usize, rows: usize) -> ort::Result<IoBinding> {
-        let mut binding = self.session.create_binding()?;
-        let names = self.config.names.clone();
-        for layer in 0..self.config.layers {
-            let sides = [(&names.past_key, &names.present_key), (&names.past_value, &names.present_value)];
-            for (side, (past, present)) in sides.into_iter().enumerate() {
-                let part = first..first + rows;
-                let mut shared =
-                    view(&mut self.cache[2 * layer + side], part, self.element, &self.cpu, &self.allocator)?;
-                binding.bind_input(Names::of_layer(past, layer), &shared)?;
-                binding.bind_output(Names::of_layer(present, layer), &mut shared)?;
-            }
+    /// Keeps a row whose contents are undefined from being used: a length that no row can have makes the next call with
+    /// it a fault.
+    fn spoil(&mut self, moved: ort::Result<()>, rows: &[usize]) {
+        if let Err(error) = moved {
+            tracing::error!(%error, ?rows, "rows could not be moved");
+            rows.iter().for_each(|&row| self.lengths[row] = usize::MAX / 2);
         }
-        Ok(binding)
     }
+}
+
+/// A binding of the cache's rows `first..first + rows`, as what goes in and what comes out.
+fn bind(
+    session: &Session,
+    cache: &mut Cache,
+    config: &ModelConfig,
+    first: usize,
+    rows: usize,
+) -> ort::Result<IoBinding> {
+    let mut binding = session.create_binding()?;
+    let names = &config.names;
+    for layer in 0..config.layers {
+        let sides = [(&names.past_key, &names.present_key), (&names.past_value, &names.present_value)];
+        for (side, (past, present)) in sides.into_iter().enumerate() {
+            let mut shared = cache.part(2 * layer + side, first, rows)?;
+            binding.bind_input(Names::of_layer(past, layer), &shared)?;
+            binding.bind_output(Names::of_layer(present, layer), &mut shared)?;
+        }
+    }
+    Ok(binding)
 }
 
 impl Decoder for SlotDecoder {
@@ -210,7 +261,7 @@ impl Decoder for SlotDecoder {
     }
 
     fn prefill(&mut self, row: usize, tokens: &[u32], logits: OnLogits<'_>) -> Result<(), DecoderFault> {
-        let length = self.lengths[row] + tokens.len();
+        let length = self.lengths[row].saturating_add(tokens.len());
         match (tokens, self.options.padding) {
             (&[token], Padding::TwoRows) => {
                 let call = Call {
@@ -246,73 +297,29 @@ impl Decoder for SlotDecoder {
     }
 
     fn copy_row(&mut self, from: usize, to: usize, tokens: usize) {
-        let shape = self.shape(tokens.min(self.lengths[from]));
+        let copied = self.cache.copy(from, to, tokens);
         self.lengths[to] = tokens;
-        self.edit(&[to], |all| shape.copy(all, from, to), |all| shape.copy(all, from, to));
+        self.spoil(copied, &[to]);
     }
 
     fn swap_rows(&mut self, a: usize, b: usize) {
-        let shape = self.shape(self.lengths[a].max(self.lengths[b]));
+        let swapped = self.cache.swap(a, b, self.lengths[a].max(self.lengths[b]));
         self.lengths.swap(a, b);
-        self.edit(&[a, b], |all| shape.swap(all, a, b), |all| shape.swap(all, a, b));
-    }
-}
-
-impl SlotDecoder {
-    /// Where the first `tokens` tokens of a row lie.
-    fn shape(&self, tokens: usize) -> RowShape {
-        let ModelConfig { kv_heads, head_size, .. } = self.config;
-        let capacity = self.options.capacity;
-        RowShape { heads: kv_heads, head_stride: capacity * head_size, used: tokens.min(capacity) * head_size }
+        self.spoil(swapped, &[a, b]);
     }
 
-    /// Moves numbers within every tensor of the cache, in whichever type they are.
-    fn edit(&mut self, rows: &[usize], half: impl Fn(&mut [f16]), single: impl Fn(&mut [f32])) {
-        for tensor in &mut self.cache {
-            let edited = match self.element {
-                Element::F16 => tensor.try_extract_tensor_mut::<f16>().map(|(_, all)| half(all)),
-                Element::F32 | Element::I64 | Element::Other => {
-                    tensor.try_extract_tensor_mut::<f32>().map(|(_, all)| single(all))
-                }
-            };
-            if let Err(error) = edited {
-                // Cannot happen, the type was read from the graph; if it did, no answer may come from a mixed row: a
-                // length that no row can have makes the next call a fault.
-                tracing::error!(%error, ?rows, "rows could not be moved");
-                rows.iter().for_each(|&row| self.lengths[row] = usize::MAX / 2);
-                return;
+    fn cancel(&self) -> Cancel {
+        let run = Arc::clone(&self.run);
+        Arc::new(move || {
+            if let Err(error) = run.terminate() {
+                tracing::error!(%error, "a call of the model cannot be ended");
             }
-        }
-    }
-}
-
-/// Where a row's numbers lie: `heads` stretches, `head_stride` apart, of which the first `used` matter.
-struct RowShape {
-    heads: usize,
-    head_stride: usize,
-    used: usize,
-}
-
-impl RowShape {
-    fn copy<T: Copy>(&self, all: &mut [T], from: usize, to: usize) {
-        let row = self.heads * self.head_stride;
-        for head in 0..self.heads {
-            let source = from * row + head * self.head_stride;
-            all.copy_within(source..source + self.used, to * row + head * self.head_stride);
-        }
+        })
     }
 
-    fn swap<T>(&self, all: &mut [T], a: usize, b: usize) {
-        let (low, high) = (a.min(b), a.max(b));
-        if low == high {
-            return;
-        }
-        let row = self.heads * self.head_stride;
-        let (front, back) = all.split_at_mut(high * row);
-        for head in 0..self.heads {
-            let from = head * self.head_stride;
-            let ours = &mut front[low * row + from..][..self.used];
-            ours.swap_with_slice(&mut back[from..][..self.used]);
+    fn resume(&mut self) {
+        if let Err(error) = self.run.unterminate() {
+            tracing::error!(%error, "calls of the model stay ended");
         }
     }
 }
@@ -347,31 +354,4 @@ fn report(
         (0..call.wanted).for_each(|row| logits(row, &all[last(row)]));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn copying_a_row_fills_the_used_part_of_every_head_and_nothing_else() {
-        let mut all: Vec<i32> = (0..24).collect();
-        RowShape { heads: 2, head_stride: 4, used: 3 }.copy(&mut all, 0, 2);
-        assert_eq!(all[..16], (0..16).collect::<Vec<_>>());
-        assert_eq!(all[16..], [0, 1, 2, 19, 4, 5, 6, 23]);
-    }
-
-    #[test]
-    fn swapping_rows_exchanges_the_used_part_of_every_head_and_nothing_else() {
-        // 3 rows, 2 heads, 4 tokens of 1 number; the first 2 tokens are used.
-        let mut all: Vec<i32> = (0..24).collect();
-        let shape = RowShape { heads: 2, head_stride: 4, used: 2 };
-        shape.swap(&mut all, 2, 0);
-        assert_eq!(all[..8], [16, 17, 2, 3, 20, 21, 6, 7]);
-        assert_eq!(all[8..16], [8, 9, 10, 11, 12, 13, 14, 15]);
-        assert_eq!(all[16..], [0, 1, 18, 19, 4, 5, 22, 23]);
-        shape.swap(&mut all, 1, 1);
-        shape.swap(&mut all, 0, 2);
-        assert_eq!(all, (0..24).collect::<Vec<_>>());
-    }
 }
