@@ -76,16 +76,8 @@ async fn finish(mut stream: TokenStream) -> u32 {
 }
 
 fn sequence(tenant: &TenantId, prompt: &str) -> Sequence {
-    let message = Message { role: "user".into(), content: prompt.into(), name: None };
-    let sampling = Sampling {
-        temperature: 0.0,
-        top_p: 1.0,
-        seed: 0,
-        max_tokens: Some(128),
-        stop: Vec::new(),
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-    };
+    let message = Message::new("user", prompt);
+    let sampling = Sampling { max_tokens: Some(128), ..Sampling::default() };
     Sequence {
         job: JobId::new(Timestamp::from_millis(0), 0),
         tenant: tenant.clone(),

@@ -275,7 +275,7 @@ impl<'s> Sequence<'s> {
 }
 
 fn answer() -> Answer {
-    Answer { reason: FinishReason::Length, prompt_tokens: 8, completion_tokens: 6 }
+    Answer { reason: FinishReason::Length, prompt_tokens: 8, completion_tokens: 6, cached_tokens: 3 }
 }
 
 fn verdict() -> ErrorVerdict {

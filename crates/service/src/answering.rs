@@ -11,7 +11,9 @@ use penstock_policy::admission::tier_of_class;
 use penstock_policy::classes::Class;
 use penstock_policy::id::JobId;
 use penstock_policy::time::Timestamp;
-use penstock_wire::chat::{AnswerMessage, Choice, ChunkChoice, Completion, CompletionChunk, Delta, Usage};
+use penstock_wire::chat::{
+    AnswerMessage, Choice, ChunkChoice, Completion, CompletionChunk, Delta, PromptDetails, Usage,
+};
 use penstock_wire::sse;
 
 use crate::Service;
@@ -43,8 +45,16 @@ pub(crate) fn completion(
         created: created.as_secs(),
         model: model.to_owned(),
         choices: vec![Choice { index: 0, message, logprobs: None, finish_reason }],
-        usage: Usage::new(answer.prompt_tokens, answer.completion_tokens),
+        usage: usage(answer),
         service_tier: Some(tier_of_class(class).to_owned()),
+    }
+}
+
+/// What an answer cost, as its client reads it.
+pub(crate) fn usage(answer: &Answer) -> Usage {
+    Usage {
+        prompt_tokens_details: PromptDetails { cached_tokens: answer.cached_tokens },
+        ..Usage::new(answer.prompt_tokens, answer.completion_tokens)
     }
 }
 
@@ -170,8 +180,7 @@ impl Streaming {
             Progress::Ended(End::Answered(answer)) => {
                 frames.push_str(&self.answering.delta(Delta::default(), Some(answer.reason.name())));
                 if self.answering.usage {
-                    let usage = Usage::new(answer.prompt_tokens, answer.completion_tokens);
-                    frames.push_str(&self.answering.chunk(Vec::new(), Some(usage)));
+                    frames.push_str(&self.answering.chunk(Vec::new(), Some(usage(&answer))));
                 }
                 frames.push_str(sse::DONE);
                 false

@@ -2,9 +2,12 @@
 //!
 //! The canonical form holds everything that can change the answer and nothing else: model, messages, sampling,
 //! maximum, stops, seed. How the answer is delivered (streamed or whole), the service tier, and fields this server
-//! ignores are left out. Its fields have a fixed order and numbers one spelling, so equal requests have equal bytes.
+//! ignores are left out, and so is a field that came later and has its default: the keys that were stored before still
+//! meet. Its fields have a fixed order and numbers one spelling, so equal requests have equal bytes.
 //! The key is an HMAC of it with the tenant and a deployment's secret, so a stored key tells nothing of a prompt and
 //! never meets another tenant's.
+
+use std::collections::BTreeMap;
 
 use hmac::{Hmac, KeyInit, Mac};
 use penstock_policy::id::TenantId;
@@ -26,6 +29,14 @@ struct Canonical<'r> {
     seed: Option<i64>,
     presence_penalty: f32,
     frequency_penalty: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_k: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_p: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repetition_penalty: Option<f32>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    logit_bias: &'r BTreeMap<u32, f32>,
 }
 
 /// The bytes in which two requests to a pool are equal exactly if they ask for the same.
@@ -41,8 +52,16 @@ pub(crate) fn canonical(request: &ChatRequest, pool: &str) -> Vec<u8> {
         seed: request.seed,
         presence_penalty: request.presence_penalty,
         frequency_penalty: request.frequency_penalty,
+        top_k: request.top_k,
+        min_p: unusual(request.min_p, 0.0),
+        repetition_penalty: unusual(request.repetition_penalty, 1.0),
+        logit_bias: &request.logit_bias,
     };
     serde_json::to_vec(&form).unwrap_or_default()
+}
+
+fn unusual(value: f32, usual: f32) -> Option<f32> {
+    (value != usual).then_some(value)
 }
 
 /// A digest of the canonical form, to notice that an idempotency key is used with another request.
@@ -99,10 +118,23 @@ mod tests {
     #[test]
     fn whatever_changes_the_answer_makes_another_request() {
         let plain = canonical(&request(PLAIN), "p");
-        for (from, to) in
-            [("\"hi\"", "\"ho\""), ("user", "system"), (":0}", ":0,\"stop\":\"x\"}"), (":0}", ":0,\"seed\":1}")]
-        {
+        for (from, to) in [("\"hi\"", "\"ho\""), ("user", "system")] {
             assert_ne!(plain, canonical(&request(&PLAIN.replacen(from, to, 1)), "p"));
+        }
+        for field in [
+            r#""stop":"x""#,
+            r#""seed":1"#,
+            r#""top_p":0.5"#,
+            r#""max_tokens":3"#,
+            r#""presence_penalty":1"#,
+            r#""frequency_penalty":1"#,
+            r#""top_k":5"#,
+            r#""min_p":0.1"#,
+            r#""repetition_penalty":1.5"#,
+            r#""logit_bias":{"3":1}"#,
+        ] {
+            let other = PLAIN.replacen(":0}", &format!(":0,{field}}}"), 1);
+            assert_ne!(plain, canonical(&request(&other), "p"), "{field}");
         }
         assert_ne!(plain, canonical(&request(PLAIN), "q"));
     }

@@ -76,8 +76,7 @@ impl Service {
             Some(seed) => seed.cast_unsigned(),
             None => (self.ports.entropy.draw() >> 64) as u64,
         };
-        Generation {
-            v: 1,
+        let generation = Generation {
             messages: request.messages.clone(),
             sampling: Sampling {
                 temperature: request.temperature,
@@ -87,9 +86,15 @@ impl Service {
                 stop: request.stop.clone(),
                 presence_penalty: request.presence_penalty,
                 frequency_penalty: request.frequency_penalty,
+                top_k: request.top_k,
+                min_p: request.min_p,
+                repetition_penalty: request.repetition_penalty,
+                logit_bias: request.logit_bias.clone(),
             },
             date: date(now),
-        }
+            ..Generation::default()
+        };
+        generation.versioned()
     }
 
     /// Puts a request too large for a message where the worker will find it: under a key of this attempt's own, because

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use penstock_policy::id::JobId;
 use penstock_policy::job::{Denied, State, Step};
-use penstock_wire::chat::Usage;
 use penstock_wire::job::Job;
 
 use crate::Service;
-use crate::answering::completion;
+use crate::answering::{completion, usage};
 use crate::error::ApiError;
 use crate::ports::{JobRecord, Stepped, Tenant};
 
@@ -21,7 +20,7 @@ impl Service {
         let record = self.own(tenant, id).await?;
         let spec = record.spec.as_ref().ok_or_else(ApiError::no_such_job)?;
         let usage = match &record.outcome {
-            Some(Ok(answer)) => Some(Usage::new(answer.prompt_tokens, answer.completion_tokens)),
+            Some(Ok(answer)) => Some(usage(answer)),
             Some(Err(_)) | None => None,
         };
         let mut job = Job {

@@ -28,6 +28,7 @@ pub fn outcome_text(outcome: &Outcome) -> String {
             reason: answer.reason.name().to_owned(),
             tin: answer.prompt_tokens,
             tout: answer.completion_tokens,
+            cached: answer.cached_tokens,
         },
         Err(verdict) => StoredOutcome::Error {
             status: verdict.status,
@@ -43,9 +44,12 @@ pub fn outcome_text(outcome: &Outcome) -> String {
 #[must_use]
 pub fn outcome_from(text: &str) -> Option<Outcome> {
     Some(match serde_json::from_str(text).ok()? {
-        StoredOutcome::Answer { reason, tin, tout } => {
-            Ok(Answer { reason: FinishReason::from_name(&reason)?, prompt_tokens: tin, completion_tokens: tout })
-        }
+        StoredOutcome::Answer { reason, tin, tout, cached } => Ok(Answer {
+            reason: FinishReason::from_name(&reason)?,
+            prompt_tokens: tin,
+            completion_tokens: tout,
+            cached_tokens: cached,
+        }),
         StoredOutcome::Error { status, code, param, message } => Err(ErrorVerdict { status, code, param, message }),
     })
 }
@@ -53,8 +57,23 @@ pub fn outcome_from(text: &str) -> Option<Outcome> {
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum StoredOutcome {
-    Answer { reason: String, tin: u32, tout: u32 },
-    Error { status: u16, code: String, param: Option<String>, message: String },
+    Answer {
+        reason: String,
+        tin: u32,
+        tout: u32,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        cached: u32,
+    },
+    Error {
+        status: u16,
+        code: String,
+        param: Option<String>,
+        message: String,
+    },
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A job's spec as it is stored, in messages and in records.
@@ -162,8 +181,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_outcome_of_the_first_form_is_read_and_written_as_it_was() {
+        let first = r#"{"reason":"stop","tin":3,"tout":5}"#;
+        let outcome = outcome_from(first).unwrap();
+        let answer = Answer { reason: FinishReason::Stop, prompt_tokens: 3, completion_tokens: 5, cached_tokens: 0 };
+        assert_eq!(outcome, Ok(answer));
+        assert_eq!(outcome_text(&outcome), first);
+    }
+
+    #[test]
     fn an_outcome_reads_back_as_it_was_written() {
-        let answer = Answer { reason: FinishReason::Length, prompt_tokens: 7, completion_tokens: 9 };
+        let answer = Answer { reason: FinishReason::Length, prompt_tokens: 7, completion_tokens: 9, cached_tokens: 4 };
         let verdict = ErrorVerdict {
             status: 400,
             code: "context_length_exceeded".to_owned(),

@@ -196,12 +196,8 @@ impl Work {
                 None => return Ok(Err(fault("payload_missing", "the request's stored text is gone; send it again"))),
             },
         };
-        Ok(match serde_json::from_slice::<Generation>(&text) {
-            Ok(generation) if generation.v == 1 => Ok(generation),
-            Ok(_) | Err(_) => {
-                Err(fault("payload_unreadable", "the request's stored form cannot be read; send it again"))
-            }
-        })
+        Ok(Generation::read(&text)
+            .ok_or_else(|| fault("payload_unreadable", "the request's stored form cannot be read; send it again")))
     }
 
     /// Finds what earlier workers have said and, from the second epoch on, declares what this one continues from.
@@ -250,9 +246,9 @@ impl Work {
                     self.pending_text.push_str(&text);
                     flush_at.get_or_insert_with(|| self.first_flush(now, flush_every));
                 }
-                Some(Some(TokenEvent::Finished { reason, completion_tokens, cached_tokens: _ })) => {
+                Some(Some(TokenEvent::Finished { reason, completion_tokens, cached_tokens })) => {
                     self.flush().await?;
-                    return Ok(Run::Ended(Ok(Answer { reason, prompt_tokens, completion_tokens })));
+                    return Ok(Run::Ended(Ok(Answer { reason, prompt_tokens, completion_tokens, cached_tokens })));
                 }
                 Some(Some(TokenEvent::Failed(EngineFault::BadRequest { code, param, message }))) => {
                     return Ok(Run::Ended(Err(ErrorVerdict { status: 400, code, param, message })));

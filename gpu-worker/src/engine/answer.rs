@@ -52,8 +52,14 @@ impl Answer {
     /// An answer without tokens, of at most `limit` tokens, that the tokens `eos` end.
     #[must_use]
     pub fn new(sampling: &Sampling, tokenizer: &TextTokenizer, eos: Arc<[u32]>, limit: u32) -> Self {
+        Self::to(&[], sampling, tokenizer, eos, limit)
+    }
+
+    /// The same, to a prompt whose tokens are not to be repeated if the request says so.
+    #[must_use]
+    pub fn to(prompt: &[u32], sampling: &Sampling, tokenizer: &TextTokenizer, eos: Arc<[u32]>, limit: u32) -> Self {
         Self {
-            sampler: Sampler::new(sampling),
+            sampler: Sampler::new(sampling, prompt),
             detokenizer: tokenizer.detokenizer(),
             stops: StopScanner::new(&sampling.stop),
             eos,
@@ -153,15 +159,7 @@ mod tests {
     const EOS: u32 = 256;
 
     fn sampling(stop: &[&str]) -> Sampling {
-        Sampling {
-            temperature: 0.0,
-            top_p: 1.0,
-            seed: 0,
-            max_tokens: None,
-            stop: stop.iter().map(ToString::to_string).collect(),
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-        }
+        Sampling { stop: stop.iter().map(ToString::to_string).collect(), ..Sampling::default() }
     }
 
     fn answer(stop: &[&str], limit: u32) -> Answer {

@@ -94,14 +94,19 @@ impl Intake {
             let what = format!("the inherited token {id} is not in this model's vocabulary");
             return Err(EngineFault::Fault(what));
         }
+        if let Some(id) = sampling.logit_bias.keys().find(|&&id| id as usize >= self.vocab_size) {
+            let message =
+                format!("'logit_bias' names token {id}, but this model's tokens end at {}", self.vocab_size - 1);
+            return Err(refused("logit_bias", "invalid_value", message));
+        }
         let text = self
             .template
             .render(&sequence.generation)
-            .map_err(|refusal| refused("invalid_prompt", refusal.to_string()))?;
+            .map_err(|refusal| refused("messages", "invalid_prompt", refusal.to_string()))?;
         let prompt = self.tokenizer.encode(&text).map_err(|error| fault(&error))?;
         if self.tokenizer.says_nothing(&prompt) {
             let message = "The model's vocabulary has none of the characters of this prompt.";
-            return Err(refused("untokenizable_prompt", message.into()));
+            return Err(refused("messages", "untokenizable_prompt", message.into()));
         }
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let left = self.context_length.saturating_sub(prompt_tokens);
@@ -111,14 +116,11 @@ impl Intake {
                  {prompt_tokens}. Shorten the messages.",
                 self.context_length
             );
-            return Err(refused("context_length_exceeded", message));
+            return Err(refused("messages", "context_length_exceeded", message));
         }
         let limit = sampling.max_tokens.unwrap_or(left).min(left);
-        Ok(Opened {
-            prompt,
-            prompt_tokens,
-            answer: Answer::new(sampling, &self.tokenizer, Arc::clone(&self.eos), limit),
-        })
+        let answer = Answer::to(&prompt, sampling, &self.tokenizer, Arc::clone(&self.eos), limit);
+        Ok(Opened { prompt, prompt_tokens, answer })
     }
 }
 
@@ -129,8 +131,8 @@ struct Opened {
     answer: Answer,
 }
 
-fn refused(code: &str, message: String) -> EngineFault {
-    EngineFault::BadRequest { code: code.into(), param: Some("messages".into()), message }
+fn refused(param: &str, code: &str, message: String) -> EngineFault {
+    EngineFault::BadRequest { code: code.into(), param: Some(param.into()), message }
 }
 
 fn fault(error: &TokenizerError) -> EngineFault {

@@ -9,13 +9,14 @@
 //! | [`model`], [`digest`], [`graph`], [`memory`] | what is loaded, and whether it can be |
 //! | [`template`], [`tokenizer`], [`intake`] | from a conversation to tokens |
 //! | [`scheduler`], [`task`], [`decoder`] | who runs next, and on what |
-//! | [`sampler`], [`stops`], [`answer`] | from logits to text that may be shown |
+//! | [`sampler`], `draw`, [`stops`], [`answer`] | from logits to text that may be shown |
 //! | [`ort`] | the model itself |
 
 pub mod answer;
 pub mod decoder;
 pub mod device;
 pub mod digest;
+mod draw;
 pub mod graph;
 pub mod intake;
 mod load;

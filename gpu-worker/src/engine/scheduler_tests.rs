@@ -103,15 +103,7 @@ impl Decoder for Script {
 }
 
 fn task(number: u32, prompt: Vec<u32>, limit: u32) -> (Task, mpsc::Receiver<TokenEvent>) {
-    let sampling = Sampling {
-        temperature: 0.0,
-        top_p: 1.0,
-        seed: 0,
-        max_tokens: Some(limit),
-        stop: Vec::new(),
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-    };
+    let sampling = Sampling { max_tokens: Some(limit), ..Sampling::default() };
     let (events, stream) = mpsc::channel(limit as usize + 4);
     let task = Task {
         job: JobId::new(Timestamp::from_millis(0), u128::from(number)),

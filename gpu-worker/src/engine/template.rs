@@ -294,19 +294,8 @@ mod tests {
     fn conversation(turns: &[(&str, &str)]) -> Generation {
         Generation {
             v: 1,
-            messages: turns
-                .iter()
-                .map(|(role, content)| Message { role: (*role).into(), content: (*content).into(), name: None })
-                .collect(),
-            sampling: Sampling {
-                temperature: 0.0,
-                top_p: 1.0,
-                seed: 0,
-                max_tokens: None,
-                stop: Vec::new(),
-                presence_penalty: 0.0,
-                frequency_penalty: 0.0,
-            },
+            messages: turns.iter().map(|(role, content)| Message::new(*role, *content)).collect(),
+            sampling: Sampling::default(),
             date: "2026-11-21".into(),
         }
     }

@@ -47,16 +47,8 @@ pub fn sequence(prompt: &str) -> Sequence {
         class: Class::P1,
         generation: Generation {
             v: 1,
-            messages: vec![Message { role: "user".into(), content: prompt.into(), name: None }],
-            sampling: Sampling {
-                temperature: 0.0,
-                top_p: 1.0,
-                seed: 0,
-                max_tokens: None,
-                stop: Vec::new(),
-                presence_penalty: 0.0,
-                frequency_penalty: 0.0,
-            },
+            messages: vec![Message::new("user", prompt)],
+            sampling: Sampling::default(),
             date: "2026-11-21".into(),
         },
         resume_ids: Vec::new(),

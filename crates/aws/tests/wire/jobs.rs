@@ -157,7 +157,7 @@ async fn an_end_keeps_its_particulars_and_is_never_changed() {
     let job = fresh_job();
     held(world.aws.claim(&claim(job, "w", "sha256:ab"), nonce(), NOW).await.unwrap());
     let last = Some(Position { epoch: Epoch(1), seq: 0 });
-    let answer = Answer { reason: FinishReason::Stop, prompt_tokens: 3, completion_tokens: 5 };
+    let answer = Answer { reason: FinishReason::Stop, prompt_tokens: 3, completion_tokens: 5, cached_tokens: 2 };
     let end = Stepped {
         step: Step::Finish { epoch: Epoch(1), end: End::Succeeded, last },
         outcome: Some(Ok(answer.clone())),

@@ -3,11 +3,9 @@
 use async_trait::async_trait;
 use penstock_policy::classes::Class;
 use penstock_policy::id::{JobId, TenantId};
-use penstock_wire::chat::Message;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::FinishReason;
+use super::{FinishReason, Generation};
 
 /// What an engine runs and how much of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,39 +22,6 @@ pub struct EngineInfo {
     pub tokens_per_second: f64,
     /// Tokens per prompt byte, measured on the model's own tokenizer.
     pub tokens_per_byte: f64,
-}
-
-/// How tokens are chosen. Everything that chance or the calendar could change is fixed here at admission, so that a
-/// worker that takes over computes the same answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sampling {
-    /// 0 takes the likeliest token.
-    pub temperature: f32,
-    /// The nucleus; 1 takes all tokens.
-    pub top_p: f32,
-    /// The draw for position `i` of the answer depends on `(seed, i)` alone.
-    pub seed: u64,
-    /// The most tokens of the answer; `None`: what the context leaves.
-    pub max_tokens: Option<u32>,
-    /// Texts that end the answer.
-    pub stop: Vec<String>,
-    /// -2 to 2.
-    pub presence_penalty: f32,
-    /// -2 to 2.
-    pub frequency_penalty: f32,
-}
-
-/// What to generate: the payload of a message, as JSON with a version.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Generation {
-    /// The format's version; 1.
-    pub v: u32,
-    /// The conversation.
-    pub messages: Vec<Message>,
-    /// How tokens are chosen.
-    pub sampling: Sampling,
-    /// The date chat templates print, `YYYY-MM-DD`.
-    pub date: String,
 }
 
 /// One sequence to run.

@@ -100,6 +100,8 @@ pub struct Answer {
     pub prompt_tokens: u32,
     /// Tokens of the answer, the end token included.
     pub completion_tokens: u32,
+    /// Tokens of the prompt that the worker had in its cache already.
+    pub cached_tokens: u32,
 }
 
 /// A failure.

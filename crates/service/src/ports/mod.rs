@@ -11,6 +11,7 @@ mod blobs;
 mod clock;
 mod control;
 mod engine;
+mod generation;
 mod jobs;
 mod limits;
 mod markers;
@@ -19,7 +20,8 @@ mod queue;
 pub use blobs::{BlobKey, Blobs};
 pub use clock::{Clock, Entropy, Spawner};
 pub use control::{Control, KeyRecord, Pool, Tenant, TenantLimits, WorkerRecord};
-pub use engine::{Engine, EngineFault, EngineInfo, Generation, Sampling, Sequence, TokenEvent, TokenStream};
+pub use engine::{Engine, EngineFault, EngineInfo, Sequence, TokenEvent, TokenStream};
+pub use generation::{Generation, Sampling};
 pub use jobs::{
     Acceptance, Accepted, Answer, Chunk, Claim, Claimed, ErrorVerdict, FinishReason, JobRecord, JobSpec, Jobs,
     MarkerClaim, Outcome, StepResult, Stepped, Watch,

@@ -3,24 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Tokens used by one request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Tokens of the prompt.
-    pub prompt_tokens: u32,
-    /// Tokens of the answer, the end token included.
-    pub completion_tokens: u32,
-    /// Both together.
-    pub total_tokens: u32,
-}
-
-impl Usage {
-    /// Adds the two up.
-    #[must_use]
-    pub fn new(prompt_tokens: u32, completion_tokens: u32) -> Self {
-        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens.saturating_add(completion_tokens) }
-    }
-}
+use super::Usage;
 
 /// A whole answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

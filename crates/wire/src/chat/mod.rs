@@ -1,7 +1,12 @@
 //! `POST /v1/chat/completions`: the request, the whole answer, and the chunks of a streamed one.
 
 mod answer;
+mod check;
+mod message;
 mod request;
+mod usage;
 
-pub use answer::{AnswerMessage, Choice, ChunkChoice, Completion, CompletionChunk, Delta, Usage};
-pub use request::{ChatRequest, MAX_BODY_BYTES, Message};
+pub use answer::{AnswerMessage, Choice, ChunkChoice, Completion, CompletionChunk, Delta};
+pub use message::Message;
+pub use request::{ChatRequest, MAX_BODY_BYTES};
+pub use usage::{PromptDetails, Usage};

@@ -1,16 +1,16 @@
 //! The request: read tolerantly, checked completely.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
 use serde_json::Value;
 
+use super::check::{RawStop, logit_bias, max_tokens, missing, stops, top_k, within};
+use super::message::{Message, RawMessage};
 use crate::error::BadRequest;
 
 /// The most bytes a chat request's body may have.
 pub const MAX_BODY_BYTES: usize = 4_500_000;
-
-/// The most stop strings, and the most bytes of one.
-const MAX_STOPS: usize = 4;
-const MAX_STOP_BYTES: usize = 256;
 
 /// A checked chat request. Made by [`ChatRequest::parse`] only, so its values are within their ranges.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,20 +37,16 @@ pub struct ChatRequest {
     pub presence_penalty: f32,
     /// -2 to 2.
     pub frequency_penalty: f32,
+    /// Only so many of the likeliest tokens may be chosen, at least 1; `None`: all. vLLM's name.
+    pub top_k: Option<u32>,
+    /// Only tokens at least this likely, as a part of the likeliest one's probability; 0 to 1, 0 takes all. vLLM's name.
+    pub min_p: f32,
+    /// Above 0, up to 2; more than 1 makes tokens of the prompt and the answer less likely. Default 1. vLLM's name.
+    pub repetition_penalty: f32,
+    /// Added to the logits of these tokens, -100 to 100 each; at most 1024 of them.
+    pub logit_bias: BTreeMap<u32, f32>,
     /// `auto`, `default`, `flex`, `priority` and the like.
     pub service_tier: Option<String>,
-}
-
-/// One message of the conversation, with its content as one text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `developer`, `user`, `assistant` or `tool`.
-    pub role: String,
-    /// The text; several text parts are joined.
-    pub content: String,
-    /// The speaker's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -69,6 +65,9 @@ struct RawRequest {
     seed: Option<i64>,
     presence_penalty: Option<f32>,
     frequency_penalty: Option<f32>,
+    top_k: Option<i64>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
     service_tier: Option<String>,
     n: Option<u32>,
     logprobs: Option<bool>,
@@ -90,34 +89,6 @@ struct RawStreamOptions {
 struct RawFormat {
     #[serde(rename = "type")]
     kind: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum RawStop {
-    One(String),
-    Many(Vec<String>),
-}
-
-#[derive(Deserialize)]
-struct RawMessage {
-    role: Option<String>,
-    content: Option<RawContent>,
-    name: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum RawContent {
-    Text(String),
-    Parts(Vec<RawPart>),
-}
-
-#[derive(Deserialize)]
-struct RawPart {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    text: Option<String>,
 }
 
 impl ChatRequest {
@@ -150,9 +121,6 @@ impl RawRequest {
             Self { n: Some(n), .. } if *n != 1 => refuse("n", "only one choice per request is offered"),
             Self { logprobs: Some(true), .. } => refuse("logprobs", "log probabilities are not offered"),
             Self { top_logprobs: Some(1..), .. } => refuse("top_logprobs", "log probabilities are not offered"),
-            Self { logit_bias: Some(bias), .. } if !bias.is_empty() => {
-                refuse("logit_bias", "logit bias is not offered")
-            }
             Self { tools: Some(tools), .. } if !tools.is_empty() => refuse("tools", "tool calls are not offered"),
             Self { functions: Some(list), .. } if !list.is_empty() => {
                 refuse("functions", "function calls are not offered")
@@ -196,96 +164,17 @@ impl RawRequest {
                 Some(tokens) => Some(tokens),
                 None => max_tokens("max_tokens", self.max_tokens)?,
             },
-            stop: check_stop(self.stop)?,
+            stop: stops(self.stop)?,
             seed: self.seed,
             presence_penalty: within("presence_penalty", self.presence_penalty, 0.0, -2.0, 2.0)?,
             frequency_penalty: within("frequency_penalty", self.frequency_penalty, 0.0, -2.0, 2.0)?,
+            top_k: top_k(self.top_k)?,
+            min_p: within("min_p", self.min_p, 0.0, 0.0, 1.0)?,
+            repetition_penalty: within("repetition_penalty", self.repetition_penalty, 1.0, f32::MIN_POSITIVE, 2.0)?,
+            logit_bias: logit_bias(self.logit_bias)?,
             service_tier: self.service_tier,
         })
     }
-}
-
-impl RawMessage {
-    fn check(self, index: usize) -> Result<Message, BadRequest> {
-        let path = |field: &str| format!("messages[{index}].{field}");
-        let role = self.role.ok_or_else(|| missing(&path("role")))?;
-        if !["system", "developer", "user", "assistant", "tool"].contains(&role.as_str()) {
-            return Err(BadRequest::field(
-                path("role"),
-                "invalid_value",
-                format!("'{}' must be one of system, developer, user, assistant, tool", path("role")),
-            ));
-        }
-        let content = match self.content {
-            // An assistant's message may have nothing but tool calls; for the others content is the point.
-            None if role == "assistant" => String::new(),
-            None => return Err(missing(&path("content"))),
-            Some(RawContent::Text(text)) => text,
-            Some(RawContent::Parts(parts)) => join_parts(parts, &path("content"))?,
-        };
-        Ok(Message { role, content, name: self.name })
-    }
-}
-
-fn join_parts(parts: Vec<RawPart>, path: &str) -> Result<String, BadRequest> {
-    let mut joined = String::new();
-    for (index, part) in parts.into_iter().enumerate() {
-        match (part.kind.as_deref(), part.text) {
-            (Some("text") | None, Some(text)) => joined.push_str(&text),
-            (Some("text") | None, None) => return Err(missing(&format!("{path}[{index}].text"))),
-            (Some(other), _) => {
-                let message = format!("'{path}[{index}].type' is '{other}': only parts of type 'text' are offered");
-                return Err(BadRequest::field(format!("{path}[{index}].type"), "invalid_value", message));
-            }
-        }
-    }
-    Ok(joined)
-}
-
-fn missing(param: &str) -> BadRequest {
-    BadRequest::field(param, "missing_required_parameter", format!("'{param}' is required"))
-}
-
-fn within(param: &str, value: Option<f32>, default: f32, low: f32, high: f32) -> Result<f32, BadRequest> {
-    let value = value.unwrap_or(default);
-    if value.is_finite() && (low..=high).contains(&value) {
-        return Ok(value);
-    }
-    let low = if low == f32::MIN_POSITIVE { "above 0".to_owned() } else { format!("{low}") };
-    let message = format!("'{param}' is {value}: must be between {low} and {high}");
-    Err(BadRequest::field(param, "invalid_value", message))
-}
-
-fn max_tokens(param: &str, value: Option<Value>) -> Result<Option<u32>, BadRequest> {
-    let Some(value) = value.filter(|value| !value.is_null()) else {
-        return Ok(None);
-    };
-    if !value.is_number() {
-        return Err(BadRequest::field(param, "invalid_type", format!("'{param}' must be a whole number")));
-    }
-    match value.as_u64().map(u32::try_from) {
-        Some(Ok(tokens @ 1..)) => Ok(Some(tokens)),
-        _ => {
-            let message = format!("'{param}' is {value}: must be a whole number between 1 and {}", u32::MAX);
-            Err(BadRequest::field(param, "invalid_value", message))
-        }
-    }
-}
-
-fn check_stop(stop: Option<RawStop>) -> Result<Vec<String>, BadRequest> {
-    let list = match stop {
-        None => Vec::new(),
-        Some(RawStop::One(text)) => vec![text],
-        Some(RawStop::Many(list)) => list,
-    };
-    if list.len() > MAX_STOPS {
-        return Err(BadRequest::field("stop", "invalid_value", format!("'stop' may hold at most {MAX_STOPS} strings")));
-    }
-    if list.iter().any(|text| text.is_empty() || text.len() > MAX_STOP_BYTES) {
-        let message = format!("each string in 'stop' must have 1 to {MAX_STOP_BYTES} bytes");
-        return Err(BadRequest::field("stop", "invalid_value", message));
-    }
-    Ok(list)
 }
 
 /// Finds the field at fault by reading once more, slowly: only refused requests pay for the path.
@@ -377,6 +266,15 @@ mod tests {
             ("tools", json!([{"type": "function"}]), "unsupported_parameter"),
             ("response_format", json!({"type": "json_object"}), "unsupported_parameter"),
             ("presence_penalty", json!(3), "invalid_value"),
+            ("top_k", json!(-2), "invalid_value"),
+            ("top_k", json!("few"), "invalid_type"),
+            ("min_p", json!(1.1), "invalid_value"),
+            ("repetition_penalty", json!(0), "invalid_value"),
+            ("repetition_penalty", json!(2.5), "invalid_value"),
+            ("logit_bias", json!({"x": 1}), "invalid_value"),
+            ("logit_bias", json!({"7": 101}), "invalid_value"),
+            ("logit_bias", json!({"7": "much"}), "invalid_value"),
+            ("logit_bias", json!([1]), "invalid_type"),
         ] {
             let refusal = parse(&with(field, value.clone())).unwrap_err();
             assert_eq!((refusal.param.as_deref(), refusal.code), (Some(field), code), "{field} = {value}");
@@ -395,6 +293,20 @@ mod tests {
     fn bodies_that_are_no_json_objects_are_refused_as_such() {
         for body in [&b""[..], b"{", b"\xff\xfe", b"[1]", b"null", "[".repeat(100_000).as_bytes()] {
             assert_eq!(ChatRequest::parse(body).unwrap_err().param, None);
+        }
+    }
+
+    #[test]
+    fn sampling_is_read_in_both_dialects() {
+        let mut body = with("top_k", json!(40));
+        body["min_p"] = json!(0.05);
+        body["repetition_penalty"] = json!(1.1);
+        body["logit_bias"] = json!({"50256": -100, "7": 2.5});
+        let request = parse(&body).unwrap();
+        assert_eq!((request.top_k, request.min_p, request.repetition_penalty), (Some(40), 0.05, 1.1));
+        assert_eq!(request.logit_bias, BTreeMap::from([(7, 2.5), (50256, -100.0)]));
+        for all in [-1, 0] {
+            assert_eq!(parse(&with("top_k", json!(all))).unwrap().top_k, None);
         }
     }
 

@@ -1,0 +1,134 @@
+//! What to generate: the payload of a message, as JSON with a version.
+
+use std::collections::BTreeMap;
+
+use penstock_wire::chat::Message;
+use serde::{Deserialize, Serialize};
+
+/// The version of payloads that only a worker of today reads, because leaving out what it does not know would change the
+/// answer.
+const NEWEST: u32 = 2;
+
+/// What to generate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Generation {
+    /// The format's version: 1, or 2 if the request uses what workers of version 1 would have overlooked.
+    pub v: u32,
+    /// The conversation.
+    pub messages: Vec<Message>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// The date chat templates print, `YYYY-MM-DD`.
+    pub date: String,
+}
+
+/// How tokens are chosen. Everything that chance or the calendar could change is fixed here at admission, so that a
+/// worker that takes over computes the same answer. The default takes the likeliest token always.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// 0 takes the likeliest token.
+    pub temperature: f32,
+    /// The nucleus; 1 takes all tokens.
+    pub top_p: f32,
+    /// The draw for position `i` of the answer depends on `(seed, i)` alone.
+    pub seed: u64,
+    /// The most tokens of the answer; `None`: what the context leaves.
+    pub max_tokens: Option<u32>,
+    /// Texts that end the answer.
+    pub stop: Vec<String>,
+    /// -2 to 2.
+    pub presence_penalty: f32,
+    /// -2 to 2.
+    pub frequency_penalty: f32,
+    /// Only so many of the likeliest tokens, at least 1; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<u32>,
+    /// Only tokens at least this likely, as a part of the likeliest one's probability; 0 takes all.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub min_p: f32,
+    /// Above 0, up to 2; 1 penalises nothing.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub repetition_penalty: f32,
+    /// Added to the logits of these tokens.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub logit_bias: BTreeMap<u32, f32>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+            max_tokens: None,
+            stop: Vec::new(),
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            top_k: None,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: BTreeMap::new(),
+        }
+    }
+}
+
+impl Sampling {
+    /// Whether a worker that knows payloads of version 1 only would choose the same tokens.
+    fn is_of_version_1(&self) -> bool {
+        self.top_k.is_none() && self.min_p == 0.0 && is_one(&self.repetition_penalty) && self.logit_bias.is_empty()
+    }
+}
+
+impl Generation {
+    /// The same, with the oldest version whose readers would give this answer.
+    #[must_use]
+    pub fn versioned(mut self) -> Self {
+        self.v = if self.sampling.is_of_version_1() { 1 } else { NEWEST };
+        self
+    }
+
+    /// Reads a payload; `None` if it is damaged, or of a version from tomorrow.
+    #[must_use]
+    pub fn read(payload: &[u8]) -> Option<Self> {
+        serde_json::from_slice::<Self>(payload).ok().filter(|generation| (1..=NEWEST).contains(&generation.v))
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+fn is_one(value: &f32) -> bool {
+    *value == 1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a front of version 1 wrote it.
+    const FIRST: &str = r#"{"v":1,"messages":[{"role":"user","content":"hi"}],"sampling":{"temperature":0.5,"top_p":1.0,
+        "seed":7,"max_tokens":null,"stop":["x"],"presence_penalty":0.0,"frequency_penalty":0.0},"date":"2026-11-21"}"#;
+
+    #[test]
+    fn what_version_1_wrote_is_read_and_what_it_could_have_written_is_written_as_it_did() {
+        let read = Generation::read(FIRST.as_bytes()).unwrap();
+        assert_eq!((read.sampling.seed, read.sampling.repetition_penalty, read.sampling.top_k), (7, 1.0, None));
+        let written = serde_json::to_value(read.versioned()).unwrap();
+        assert_eq!(written, serde_json::from_str::<serde_json::Value>(FIRST).unwrap());
+    }
+
+    #[test]
+    fn a_worker_that_would_overlook_something_refuses_to_read_it() {
+        let sampling = Sampling { top_k: Some(5), ..Sampling::default() };
+        let generation = Generation { sampling, ..Generation::default() }.versioned();
+        assert_eq!(generation.v, 2);
+        let text = serde_json::to_string(&generation).unwrap();
+        assert_eq!(Generation::read(text.as_bytes()), Some(generation));
+        assert_eq!(Generation::read(text.replacen(":2", ":3", 1).as_bytes()), None);
+    }
+}

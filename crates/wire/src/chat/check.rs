@@ -1,0 +1,96 @@
+//! Single values within their ranges.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::error::BadRequest;
+
+/// The most stop strings, and the most bytes of one.
+const MAX_STOPS: usize = 4;
+const MAX_STOP_BYTES: usize = 256;
+
+/// The most tokens that may be biased: each costs the worker a look for every token of the answer.
+const MAX_BIASES: usize = 1024;
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawStop {
+    One(String),
+    Many(Vec<String>),
+}
+
+pub(super) fn missing(param: &str) -> BadRequest {
+    BadRequest::field(param, "missing_required_parameter", format!("'{param}' is required"))
+}
+
+pub(super) fn within(param: &str, value: Option<f32>, default: f32, low: f32, high: f32) -> Result<f32, BadRequest> {
+    let value = value.unwrap_or(default);
+    if value.is_finite() && (low..=high).contains(&value) {
+        return Ok(value);
+    }
+    let low = if low == f32::MIN_POSITIVE { "above 0".to_owned() } else { format!("{low}") };
+    let message = format!("'{param}' is {value}: must be between {low} and {high}");
+    Err(BadRequest::field(param, "invalid_value", message))
+}
+
+pub(super) fn max_tokens(param: &str, value: Option<Value>) -> Result<Option<u32>, BadRequest> {
+    let Some(value) = value.filter(|value| !value.is_null()) else {
+        return Ok(None);
+    };
+    if !value.is_number() {
+        return Err(BadRequest::field(param, "invalid_type", format!("'{param}' must be a whole number")));
+    }
+    match value.as_u64().map(u32::try_from) {
+        Some(Ok(tokens @ 1..)) => Ok(Some(tokens)),
+        _ => {
+            let message = format!("'{param}' is {value}: must be a whole number between 1 and {}", u32::MAX);
+            Err(BadRequest::field(param, "invalid_value", message))
+        }
+    }
+}
+
+pub(super) fn stops(stop: Option<RawStop>) -> Result<Vec<String>, BadRequest> {
+    let list = match stop {
+        None => Vec::new(),
+        Some(RawStop::One(text)) => vec![text],
+        Some(RawStop::Many(list)) => list,
+    };
+    if list.len() > MAX_STOPS {
+        return Err(BadRequest::field("stop", "invalid_value", format!("'stop' may hold at most {MAX_STOPS} strings")));
+    }
+    if list.iter().any(|text| text.is_empty() || text.len() > MAX_STOP_BYTES) {
+        let message = format!("each string in 'stop' must have 1 to {MAX_STOP_BYTES} bytes");
+        return Err(BadRequest::field("stop", "invalid_value", message));
+    }
+    Ok(list)
+}
+
+/// -1 and 0 mean all tokens, as in vLLM.
+pub(super) fn top_k(value: Option<i64>) -> Result<Option<u32>, BadRequest> {
+    match value {
+        None | Some(-1 | 0) => Ok(None),
+        Some(k) => u32::try_from(k).map(Some).map_err(|_| {
+            let message = format!("'top_k' is {k}: must be a whole number from 1 on, or -1 for all tokens");
+            BadRequest::field("top_k", "invalid_value", message)
+        }),
+    }
+}
+
+pub(super) fn logit_bias(map: Option<Map<String, Value>>) -> Result<BTreeMap<u32, f32>, BadRequest> {
+    let refuse = |message: String| BadRequest::field("logit_bias", "invalid_value", message);
+    let map = map.unwrap_or_default();
+    if map.len() > MAX_BIASES {
+        return Err(refuse(format!("'logit_bias' may hold at most {MAX_BIASES} tokens")));
+    }
+    let entry = |(token, bias): (String, Value)| {
+        let id = token.parse::<u32>().map_err(|_| refuse(format!("'logit_bias': '{token}' is not a token id")))?;
+        #[expect(clippy::cast_possible_truncation, reason = "within -100..=100, and a bias needs no more precision")]
+        match bias.as_f64() {
+            Some(bias) if (-100.0..=100.0).contains(&bias) => Ok((id, bias as f32)),
+            Some(_) | None => Err(refuse(format!("'logit_bias': the bias of token {id} must be between -100 and 100"))),
+        }
+    };
+    map.into_iter().map(entry).collect()
+}

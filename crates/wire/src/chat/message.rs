@@ -1,0 +1,85 @@
+//! The messages of a conversation.
+
+use serde::{Deserialize, Serialize};
+
+use super::check::missing;
+use crate::error::BadRequest;
+
+/// One message of the conversation, with its content as one text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// The text; several text parts are joined.
+    pub content: String,
+    /// The speaker's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl Message {
+    /// A message that has nothing but a role and a text.
+    #[must_use]
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), ..Self::default() }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct RawMessage {
+    role: Option<String>,
+    content: Option<RawContent>,
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawContent {
+    Text(String),
+    Parts(Vec<RawPart>),
+}
+
+#[derive(Deserialize)]
+struct RawPart {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    text: Option<String>,
+}
+
+impl RawMessage {
+    /// Checks the message that stands at `index`.
+    pub(super) fn check(self, index: usize) -> Result<Message, BadRequest> {
+        let path = |field: &str| format!("messages[{index}].{field}");
+        let role = self.role.ok_or_else(|| missing(&path("role")))?;
+        if !["system", "developer", "user", "assistant", "tool"].contains(&role.as_str()) {
+            return Err(BadRequest::field(
+                path("role"),
+                "invalid_value",
+                format!("'{}' must be one of system, developer, user, assistant, tool", path("role")),
+            ));
+        }
+        let content = match self.content {
+            // An assistant's message may have nothing but tool calls; for the others content is the point.
+            None if role == "assistant" => String::new(),
+            None => return Err(missing(&path("content"))),
+            Some(RawContent::Text(text)) => text,
+            Some(RawContent::Parts(parts)) => join_parts(parts, &path("content"))?,
+        };
+        Ok(Message { role, content, name: self.name })
+    }
+}
+
+fn join_parts(parts: Vec<RawPart>, path: &str) -> Result<String, BadRequest> {
+    let mut joined = String::new();
+    for (index, part) in parts.into_iter().enumerate() {
+        match (part.kind.as_deref(), part.text) {
+            (Some("text") | None, Some(text)) => joined.push_str(&text),
+            (Some("text") | None, None) => return Err(missing(&format!("{path}[{index}].text"))),
+            (Some(other), _) => {
+                let message = format!("'{path}[{index}].type' is '{other}': only parts of type 'text' are offered");
+                return Err(BadRequest::field(format!("{path}[{index}].type"), "invalid_value", message));
+            }
+        }
+    }
+    Ok(joined)
+}
