@@ -14,9 +14,10 @@
 //!
 //! A prompt whose beginning is just being read for another one waits for it rather than computing it twice.
 //!
-//! A chunk has at least two tokens, and never leaves a rest of one: runtimes multiply a single token by another kernel
-//! than several, with another rounding, and where the chunks of a prompt end depends on who else is there. With this
-//! rule an answer does not. (Only a prompt of one token is read as one.)
+//! A chunk has at least two tokens, never leaves a rest of one, and is never one longer than a multiple of
+//! [`TILE_TOKENS`]: runtimes multiply a single token by another kernel than several, with another rounding, and read long
+//! chunks tile by tile, so that the last token of 129 may stand alone too. Where the chunks of a prompt end depends on who
+//! else is there; with this rule an answer does not. (Only a prompt of one token is read as one.)
 //!
 //! Edge cases: with nothing running a prompt gets whole chunks, nobody is delayed; a prompt without a cache row is
 //! eligible only while a row is free; an empty prompt never occurs (admission refuses it) and is passed over.
@@ -25,6 +26,10 @@ use crate::classes::Class;
 
 /// Room in which every prompt finds a chunk: of three tokens neither one nor two may be taken alone.
 const LEAST_ROOM: u32 = 3;
+
+/// A divisor of every tile. ONNX Runtime's attention on the CPU takes tiles of twice the head's size (128 tokens for 64
+/// numbers), and heads have multiples of 16 numbers.
+pub const TILE_TOKENS: u32 = 32;
 
 /// The bounds of a round. Made by [`Config::new`] only, so that a round always has room for a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +147,7 @@ pub enum Step {
     Prefill {
         /// The prompt's place in [`Load::waiting`].
         which: usize,
-        /// How many; at least 2 and not all but one of its remaining ones, unless only one remains.
+        /// How many, by [`chunk`].
         tokens: u32,
     },
 }
@@ -170,13 +175,23 @@ pub fn next(state: State, load: &Load<'_>, config: &Config) -> (Step, State) {
     (Step::Prefill { which, tokens }, State { spent, passed_over })
 }
 
-/// The tokens of a chunk: `most` at most, two at least, and not all but one. 0 if there is no room for that.
-const fn chunk(remaining: u32, most: u32) -> u32 {
-    if remaining <= most {
-        return remaining;
+/// The tokens of a chunk: as many of the `remaining` ones as can be, `most` at most, such that none is read alone, in
+/// this chunk or later. 0 if there is no room for that; there is if `most` is at least 3.
+#[must_use]
+pub const fn chunk(remaining: u32, most: u32) -> u32 {
+    let longest = if remaining < most { remaining } else { most };
+    if remaining == 1 {
+        return longest;
     }
-    let tokens = if remaining - most == 1 { most.saturating_sub(1) } else { most };
-    if tokens < 2 { 0 } else { tokens }
+    // Of three neighbours one at most ends in a lone token, and one at most leaves one.
+    let mut tokens = longest;
+    while tokens >= 2 {
+        if tokens % TILE_TOKENS != 1 && remaining - tokens != 1 {
+            return tokens;
+        }
+        tokens -= 1;
+    }
+    0
 }
 
 /// The prompt whose turn it is, and how often the oldest has then been passed over in a row.
@@ -302,6 +317,25 @@ mod tests {
         for (remaining, most, tokens) in [(1, 9, 1), (2, 9, 2), (9, 9, 9), (10, 9, 8), (11, 9, 9), (3, 2, 0), (9, 1, 0)]
         {
             assert_eq!(chunk(remaining, most), tokens, "{remaining} with room for {most}");
+        }
+    }
+
+    #[test]
+    fn a_chunk_never_ends_one_token_behind_a_tile() {
+        for (remaining, most, tokens) in
+            [(129, 512, 127), (129, 128, 127), (130, 129, 128), (200, 129, 128), (33, 40, 31)]
+        {
+            assert_eq!(chunk(remaining, most), tokens, "{remaining} with room for {most}");
+        }
+        for remaining in 2..300 {
+            for most in LEAST_ROOM..300 {
+                let tokens = chunk(remaining, most);
+                assert!(
+                    (2..=most).contains(&tokens) && tokens + 2 >= remaining.min(most),
+                    "{remaining}, {most}: {tokens}"
+                );
+                assert!(tokens % TILE_TOKENS != 1 && remaining - tokens != 1, "{remaining}, {most}: {tokens}");
+            }
         }
     }
 
