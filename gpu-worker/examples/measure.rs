@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for slots in slots.split(',') {
         let slots: NonZeroU32 = slots.parse()?;
         let began = Instant::now();
-        let engine = OnnxEngine::load(&EngineConfig { slots, ..EngineConfig::new(folder, library) })?;
+        let engine = OnnxEngine::load(&EngineConfig { slots: Some(slots), ..EngineConfig::new(folder, library) })?;
         let loaded = began.elapsed();
         let began = Instant::now();
         let tokens = runtime.block_on(run(&engine, &tenant, prompt, slots.get() as usize));

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use penstock_aws::{Aws, Names, Timeouts};
+use penstock_gpu_worker::engine::device::{self, Device};
 use penstock_gpu_worker::engine::{EngineConfig, OnnxEngine};
 use penstock_policy::id::{PoolId, WorkerId};
 use penstock_service::config::Config;
@@ -36,9 +37,12 @@ struct Arguments {
     /// The name clients use for the model. Default: the folder's name.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Sequences that run together.
-    #[arg(long, default_value = "8", value_name = "N")]
-    slots: NonZeroU32,
+    /// Sequences that run together. Default: as many as the warm-up finds best.
+    #[arg(long, value_name = "N")]
+    slots: Option<NonZeroU32>,
+    /// What to compute on: cpu, cuda, cuda:1, or the UUID of a GPU or of a slice of one (`nvidia-smi -L`).
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    device: Device,
     /// Threads to compute with.
     #[arg(long, default_value = "1", value_name = "N")]
     threads: NonZeroU32,
@@ -50,9 +54,23 @@ struct Arguments {
     drain_seconds: u64,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let visible = std::env::var_os("CUDA_VISIBLE_DEVICES");
+    if let Err(error) = device::show(&arguments.device, visible.as_deref()) {
+        eprintln!("gpu-worker: cannot start anew with {} alone in sight: {error}", arguments.device);
+        return ExitCode::FAILURE;
+    }
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(start(arguments)),
+        Err(error) => {
+            eprintln!("gpu-worker: cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start(arguments: Arguments) -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PENSTOCK_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -72,6 +90,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut engine = EngineConfig::new(&arguments.model, &arguments.ort);
     engine.model.clone_from(&arguments.name);
     engine.slots = arguments.slots;
+    engine.device = arguments.device.clone();
     engine.threads = arguments.threads;
     let engine = Arc::new(tokio::task::spawn_blocking(move || OnnxEngine::load(&engine)).await??);
     let aws = connect(&config).await;

@@ -140,11 +140,20 @@ fn a_configuration_of_another_model_is_refused() {
 fn a_cache_larger_than_memory_is_refused_before_it_is_allocated() {
     let folder = Folder::new("memory").configure("\"context_length\": 512", "\"context_length\": 16000000");
     let mut wanted = EngineConfig::new(&folder.0, library());
-    wanted.slots = NonZeroU32::new(4000).unwrap();
+    wanted.slots = NonZeroU32::new(4000);
     wanted.step_tokens = 5000;
     let error = OnnxEngine::load(&wanted).map(drop).unwrap_err();
     assert!(matches!(error, LoadError::Graph { source: SlotError::Memory(_), .. }), "{error:?}");
     assert!(error.to_string().contains("use at most"), "{error}");
+}
+
+#[test]
+fn a_device_that_the_library_does_not_know_is_refused_and_not_replaced() {
+    let mut wanted = config(1);
+    wanted.device = "cuda".parse().unwrap();
+    let error = OnnxEngine::load(&wanted).map(drop).unwrap_err();
+    assert!(matches!(error, LoadError::Graph { source: SlotError::Device { .. }, .. }), "{error:?}");
+    assert!(error.to_string().contains("onnxruntime-gpu"), "{error}");
 }
 
 #[test]

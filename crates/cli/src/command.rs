@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use penstock_gpu_worker::engine::device::Device;
 
 /// An inference service that queues instead of refusing: OpenAI-style HTTP in front, durable queues in the middle,
 /// continuous batching on ONNX Runtime behind.
@@ -39,9 +40,12 @@ pub(crate) struct EngineArgs {
     /// The ONNX Runtime shared library to use (1.24 or newer). Default: an installed one, else one fetched with pip.
     #[arg(long, value_name = "PATH", env = "PENSTOCK_ORT")]
     pub(crate) ort: Option<PathBuf>,
-    /// Sequences that one worker runs together.
-    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub(crate) slots: u32,
+    /// Sequences that one worker runs together. Default: as many as its warm-up finds best.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) slots: Option<u32>,
+    /// What to compute on: cpu, cuda, cuda:1, or the UUID of a GPU or of a slice of one (`nvidia-smi -L`).
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub(crate) device: Device,
     /// Threads that one worker computes with. Default: the machine's cores shared between the workers.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) threads: Option<u32>,

@@ -6,14 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::get;
+use penstock_gpu_worker::engine::metrics::Metrics;
 use penstock_gpu_worker::engine::{EngineConfig, OnnxEngine};
 use penstock_policy::classes::Class;
 use penstock_policy::gcra::Limit;
-use penstock_policy::id::{TenantId, WorkerId};
+use penstock_policy::id::TenantId;
 use penstock_service::config::Timing;
 use penstock_service::ports::{Clock, Control, Engine, EngineInfo, Entropy, Pool, PortError, Tenant, TenantLimits};
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
-use penstock_service::{ApiKey, Consumer, Ports, Service, Workplace};
+use penstock_service::{ApiKey, Ports, Service};
 use penstock_sqlite::{DiskBlobs, Durability, Sqlite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -23,6 +27,7 @@ use crate::error::CliError;
 use crate::model::{self, Model};
 use crate::onnx_runtime;
 use crate::ready::{Ready, private_file};
+use crate::staff::{Candidate, Staff};
 
 /// The tenant that `penstock up` sets up for its user.
 const LOCAL_TENANT: &str = "local";
@@ -62,7 +67,7 @@ pub(crate) struct Embedded {
     pub(crate) ready: Ready,
     /// Whether any worker was started.
     pub(crate) has_workers: bool,
-    workers: Vec<Employed>,
+    workers: Staff,
     stop_listening: tokio::sync::oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
     sqlite: Sqlite,
@@ -90,13 +95,15 @@ impl Embedded {
             (Data::Memory, Some(scratch)) => (Sqlite::in_memory(clock)?, scratch.path().to_owned()),
             (Data::Memory, None) => (Sqlite::in_memory(clock)?, std::env::temp_dir()),
         };
+        let metrics = Metrics::new();
         let models = model::choose(&plan.engine.models)?;
         let engines = if plan.workers == 0 {
             Vec::new()
         } else {
             let (arguments, workers, models) = (plan.engine.clone(), plan.workers, models.clone());
             // Fetching and loading block for seconds; a stop meanwhile must be heard.
-            let loading = tokio::task::spawn_blocking(move || load(&arguments, workers, &models, progress));
+            let metrics = metrics.clone();
+            let loading = tokio::task::spawn_blocking(move || load(&arguments, workers, &models, &metrics, progress));
             loading.await.map_err(|_| CliError::Died)??
         };
         set_up_pools(&sqlite, &models, &engines).await?;
@@ -108,7 +115,7 @@ impl Embedded {
         let service = |ports: &Ports| Arc::new(Service::new(ports.clone(), timing, secret.as_bytes()));
         let (stop_listening, stopped) = tokio::sync::oneshot::channel::<()>();
         let address = listener.local_addr().map_err(|source| CliError::Listen { port: plan.port, source })?;
-        let router = penstock_service::router(service(&ports));
+        let router = penstock_service::router(service(&ports)).merge(metrics_route(metrics));
         let server = tokio::spawn(
             axum::serve(listener, router)
                 .with_graceful_shutdown(async move {
@@ -117,7 +124,7 @@ impl Embedded {
                 })
                 .into_future(),
         );
-        let workers = employ(engines, || service(&ports))?;
+        let workers = Staff::employ(engines, || service(&ports))?;
         let ready = Ready {
             url: format!("http://{address}"),
             api_key: key,
@@ -136,14 +143,6 @@ impl Embedded {
         })
     }
 
-    /// Returns when a worker has ended by itself, which only the death of its engine makes it do.
-    pub(crate) async fn worker_died(&self) {
-        let alive = || self.workers.iter().all(|(_, engine, _)| engine.is_alive());
-        while alive() {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    }
-
     /// Removes what has ended long ago, now and then, for ever.
     pub(crate) async fn keep_house(&self) {
         loop {
@@ -158,20 +157,7 @@ impl Embedded {
     /// Stops: takes no more, lets running answers finish for a while, gives the rest back to the queue.
     pub(crate) async fn stop(self) {
         let _ = self.stop_listening.send(());
-        for (consumer, _, _) in &self.workers {
-            consumer.drain();
-        }
-        let until = tokio::time::Instant::now() + DRAIN;
-        for (consumer, _, _) in &self.workers {
-            while consumer.running() > 0 && tokio::time::Instant::now() < until {
-                consumer.wait_for_change().await;
-            }
-        }
-        for (_, engine, task) in self.workers {
-            // Joins the engine's threads, which end within a step.
-            let _ = tokio::task::spawn_blocking(move || engine.stop()).await;
-            let _ = task.await;
-        }
+        self.workers.stop(DRAIN).await;
         let server = self.server.abort_handle();
         if tokio::time::timeout(HANG_UP, self.server).await.is_err() {
             server.abort();
@@ -197,14 +183,14 @@ async fn listen(port: u16) -> Result<TcpListener, CliError> {
     })
 }
 
-/// A consumer at work, and its engine.
-type Employed = (Consumer, Arc<OnnxEngine>, JoinHandle<()>);
-
-/// An engine, and the model it runs.
-type Loaded = (Model, Arc<OnnxEngine>);
-
 /// Loads as many engines as there are workers.
-fn load(arguments: &EngineArgs, workers: u32, models: &[Model], progress: fn(&str)) -> Result<Vec<Loaded>, CliError> {
+fn load(
+    arguments: &EngineArgs,
+    workers: u32,
+    models: &[Model],
+    metrics: &Metrics,
+    progress: fn(&str),
+) -> Result<Vec<Candidate>, CliError> {
     let library = onnx_runtime::locate(arguments.ort.as_deref(), progress)?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
     let engines = u32::try_from(models.len()).unwrap_or(1).saturating_mul(workers).max(1);
@@ -215,38 +201,34 @@ fn load(arguments: &EngineArgs, workers: u32, models: &[Model], progress: fn(&st
             let begun = Instant::now();
             let mut config = EngineConfig::new(&model.folder, &library);
             config.model = Some(model.name.clone());
-            config.slots = NonZeroU32::new(arguments.slots).unwrap_or(NonZeroU32::MIN);
+            config.slots = arguments.slots.and_then(NonZeroU32::new);
+            config.device = arguments.device.clone();
             config.threads = NonZeroU32::new(threads).unwrap_or(NonZeroU32::MIN);
-            let engine = OnnxEngine::load(&config)?;
+            let recorder = metrics.recorder(&model.name, &format!("local-{}", loaded.len()));
+            let engine = OnnxEngine::load_recorded(&config, recorder.clone())?;
             let EngineInfo { slots, tokens_per_second, .. } = engine.info();
             progress(&format!(
                 "model {} ready in {:.2} s: {slots} slots, {tokens_per_second:.0} tokens/s",
                 model.name,
                 begun.elapsed().as_secs_f64()
             ));
-            loaded.push((model.clone(), Arc::new(engine)));
+            loaded.push(Candidate { model: model.clone(), engine: Arc::new(engine), config, recorder });
         }
     }
     Ok(loaded)
 }
 
-/// Starts a consumer for each engine.
-fn employ(engines: Vec<Loaded>, service: impl Fn() -> Arc<Service>) -> Result<Vec<Employed>, CliError> {
-    let place = |(number, (model, engine)): (usize, Loaded)| {
-        let worker = WorkerId::new(&format!("local-{}-{number}", std::process::id())).map_err(CliError::Name)?;
-        let place = Workplace { service: service(), engine: engine.clone(), pool: model.pool, worker };
-        let consumer = Consumer::new(place);
-        let running = consumer.clone();
-        Ok((consumer, engine, tokio::spawn(async move { running.run().await })))
-    };
-    engines.into_iter().enumerate().map(place).collect()
+/// What the engines do, for Prometheus: `GET /metrics`.
+fn metrics_route(metrics: Metrics) -> Router {
+    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Router::new().route("/metrics", get(async move || ([(CONTENT_TYPE, OPEN_METRICS)], metrics.text())))
 }
 
 /// Writes the pools down, with what the engines measured; a front door without workers takes a cautious guess.
-async fn set_up_pools(sqlite: &Sqlite, models: &[Model], engines: &[Loaded]) -> Result<(), PortError> {
+async fn set_up_pools(sqlite: &Sqlite, models: &[Model], engines: &[Candidate]) -> Result<(), PortError> {
     let known = sqlite.pools().await?;
     for model in models {
-        let engine = engines.iter().find(|(of, _)| of.pool == model.pool).map(|(_, engine)| engine.info());
+        let engine = engines.iter().find(|of| of.model.pool == model.pool).map(|of| of.engine.info());
         let before = known.iter().find(|pool| pool.id == model.pool);
         let context_length = engine.map(|info| info.context_length).or(before.map(|pool| pool.context_length));
         let tokens_per_byte = engine.map(|info| info.tokens_per_byte).or(before.map(|pool| pool.tokens_per_byte));

@@ -9,13 +9,15 @@ mod model;
 mod onnx_runtime;
 mod paths;
 mod ready;
+mod staff;
 mod up;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use command::{Cli, Command};
+use command::{Ask, Cli, Command, Up};
+use penstock_gpu_worker::engine::device;
 
 /// Says what takes time, or what has been done.
 fn progress(line: &str) {
@@ -27,6 +29,11 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PENSTOCK_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let (Command::Up(Up { engine, .. }) | Command::Ask(Ask { engine, .. })) = &cli.command;
+    if let Err(error) = device::show(&engine.device, std::env::var_os("CUDA_VISIBLE_DEVICES").as_deref()) {
+        eprintln!("penstock: cannot start anew with {} alone in sight: {error}", engine.device);
+        return ExitCode::FAILURE;
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

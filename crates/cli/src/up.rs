@@ -43,7 +43,6 @@ pub(crate) async fn run(args: Up) -> Result<(), CliError> {
     let asked = tokio::select! {
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
-        () = embedded.worker_died() => Err(CliError::Died),
         () = embedded.keep_house() => Ok(()),
     };
     eprintln!(

@@ -15,4 +15,5 @@ pub mod preempt;
 pub mod prefix;
 pub mod resume;
 pub mod retry;
+pub mod slots;
 pub mod time;

@@ -268,6 +268,10 @@ impl Work {
                 flush_at = None;
             }
             if beat_at <= now {
+                // Its streams may stay open for ever, held by a thread that hangs.
+                if !engine.is_alive() {
+                    return Ok(Run::GiveBack { blameless: false });
+                }
                 // A long prompt says nothing for a while, but the engine that reads it goes on.
                 if (advanced || engine.steps() > steps)
                     && let Some(end) = self.renew(now).await?

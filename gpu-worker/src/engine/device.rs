@@ -1,5 +1,7 @@
 //! What a model runs on.
 
+use std::ffi::OsStr;
+use std::io;
 use std::str::FromStr;
 
 /// What a model runs on.
@@ -66,6 +68,23 @@ impl Device {
             Self::Cpu => None,
             Self::Cuda(gpu) => gpu.uuid.as_deref(),
         }
+    }
+}
+
+/// Makes the device the one that CUDA shows to this process, by starting the program anew in its place if need be: CUDA
+/// looks at `CUDA_VISIBLE_DEVICES` when it is loaded, and only so can a slice of a GPU be chosen. `visible` is the
+/// variable's value now. Call it first of all; it returns only if there is nothing to do or it fails.
+///
+/// # Errors
+/// If the program cannot be started anew.
+pub fn show(device: &Device, visible: Option<&OsStr>) -> io::Result<()> {
+    match device.must_be_visible() {
+        Some(uuid) if visible != Some(OsStr::new(uuid)) => {
+            let mut again = std::process::Command::new(std::env::current_exe()?);
+            again.args(std::env::args_os().skip(1)).env("CUDA_VISIBLE_DEVICES", uuid);
+            Err(std::os::unix::process::CommandExt::exec(&mut again))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@
 //! the model cannot have sampled are a fault of ours, not the client's.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use penstock_service::ports::{EngineFault, Sequence, TokenEvent};
 use tokio::sync::mpsc;
@@ -41,17 +42,23 @@ impl Intake {
     }
 
     /// Checks a sequence and tells `events` how it begins. Gives the task if there is something left to run.
-    pub fn admit(&self, sequence: Sequence, events: mpsc::Sender<TokenEvent>) -> Option<Task> {
+    pub fn admit(&self, sequence: Sequence, arrived: Instant, events: mpsc::Sender<TokenEvent>) -> Option<Task> {
         match self.open(&sequence) {
             Err(fault) => {
                 let _ = events.try_send(TokenEvent::Failed(fault));
                 None
             }
-            Ok(opened) => self.begin(sequence, opened, events),
+            Ok(opened) => self.begin(sequence, arrived, opened, events),
         }
     }
 
-    fn begin(&self, sequence: Sequence, opened: Opened, events: mpsc::Sender<TokenEvent>) -> Option<Task> {
+    fn begin(
+        &self,
+        sequence: Sequence,
+        arrived: Instant,
+        opened: Opened,
+        events: mpsc::Sender<TokenEvent>,
+    ) -> Option<Task> {
         let Opened { mut prompt, prompt_tokens, mut answer } = opened;
         let _ = events.try_send(TokenEvent::Started { prompt_tokens });
         let grown = match answer.inherit(&sequence.resume_ids, sequence.resume_bytes) {
@@ -85,6 +92,7 @@ impl Intake {
             answer,
             events,
             cached: 0,
+            arrived,
         })
     }
 

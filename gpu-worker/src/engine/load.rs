@@ -6,19 +6,24 @@ use std::path::PathBuf;
 use penstock_policy::batch::{self, InvalidConfig};
 use penstock_service::ports::EngineInfo;
 
-use super::decoder::DecoderFault;
+use super::decoder::{Cancel, Decoder, DecoderFault};
 use super::device::Device;
 use super::digest::Quantized;
 use super::intake::Intake;
+use super::memory::Shortage;
 use super::model::{ModelError, ModelFolder};
 use super::ort::{LibraryError, Padding, Reading, SlotDecoder, SlotError, SlotOptions, environment};
 use super::precision;
 use super::scheduler::Scheduler;
-use super::warmup::warm_up;
+use super::warmup::{Warm, warm_up};
+use super::watchdog::Limits;
 
 /// Prompt tokens in one call. Larger chunks gain nothing once the matrix products are saturated, and a cancelled
 /// prompt is noticed between chunks only.
 const CHUNK_TOKENS: u32 = 512;
+
+/// Rows to allocate where their number is left to the engine.
+const MOST_SLOTS: u32 = 24;
 
 /// How often in a row a shorter prompt may go before the oldest one.
 const OVERTAKES: u32 = 4;
@@ -32,8 +37,8 @@ pub struct EngineConfig {
     pub library: PathBuf,
     /// The name clients call the model by; `None`: the folder's.
     pub model: Option<String>,
-    /// Sequences that run together.
-    pub slots: NonZeroU32,
+    /// Sequences that run together; `None`: as many as the warm-up finds best, and fit into memory.
+    pub slots: Option<NonZeroU32>,
     /// What it runs on.
     pub device: Device,
     /// Threads for one operator. One is right for small models; more than the physical cores never is.
@@ -64,14 +69,14 @@ pub enum Reproducibility {
 }
 
 impl EngineConfig {
-    /// Eight slots, one thread, the model's own context, 512 tokens a round, exact.
+    /// As many slots as are best, one thread, the model's own context, 512 tokens a round, exact.
     #[must_use]
     pub fn new(model_dir: impl Into<PathBuf>, library: impl Into<PathBuf>) -> Self {
         Self {
             model_dir: model_dir.into(),
             library: library.into(),
             model: None,
-            slots: NonZeroU32::MIN.saturating_add(7),
+            slots: None,
             device: Device::Cpu,
             threads: NonZeroU32::MIN,
             max_context: None,
@@ -123,12 +128,14 @@ pub(super) struct Loaded {
     pub(super) info: EngineInfo,
     pub(super) intake: Intake,
     pub(super) scheduler: Scheduler<SlotDecoder>,
+    pub(super) cancel: Cancel,
+    pub(super) limits: Limits,
 }
 
 /// Reads, checks, warms up and measures. Takes from tens of milliseconds to seconds, by the size of the weights.
 pub(super) fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
-    let slots = config.slots.get();
-    let bounds = batch::Config::new(slots, config.step_tokens, CHUNK_TOKENS, OVERTAKES).map_err(LoadError::Bounds)?;
+    let rows = config.slots.map_or(MOST_SLOTS, NonZeroU32::get);
+    let bounds = batch::Config::new(rows, config.step_tokens, CHUNK_TOKENS, OVERTAKES).map_err(LoadError::Bounds)?;
     let environment = environment(&config.library)?;
     let folder = ModelFolder::open(&config.model_dir)?;
     let context_length = context_length(&folder, config);
@@ -137,7 +144,8 @@ pub(super) fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
         (Device::Cpu, true) | (Device::Cuda(_), _) => Reading::AsExported,
     };
     let options = SlotOptions {
-        slots: slots as usize,
+        slots: rows as usize,
+        on_shortage: if config.slots.is_some() { Shortage::Refuse } else { Shortage::FewerSlots },
         capacity: context_length as usize,
         threads: config.threads.get() as usize,
         padding: match (config.reproducibility, folder.digest.quantized()) {
@@ -149,7 +157,8 @@ pub(super) fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
     };
     let mut decoder = SlotDecoder::load(&environment, &folder.graph, &folder.config, options.clone())
         .map_err(|source| LoadError::Graph { graph: folder.graph.clone(), source })?;
-    let tokens_per_second = warm_up(&mut decoder).map_err(LoadError::WarmUp)?;
+    let warm = warm_up(&mut decoder, config.slots).map_err(LoadError::WarmUp)?;
+    let Warm { slots, tokens_per_second, longest_call } = warm;
     let info = EngineInfo {
         model: config.name(),
         digest: folder.digest.to_string(),
@@ -165,7 +174,9 @@ pub(super) fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
     Ok(Loaded {
         info,
         intake: Intake::new(folder, context_length, config.reproducibility),
-        scheduler: Scheduler::new(decoder, bounds, config.reproducibility),
+        cancel: decoder.cancel(),
+        limits: Limits::for_longest(longest_call),
+        scheduler: Scheduler::new(decoder, bounds, config.reproducibility).with_slots(slots as usize),
     })
 }
 

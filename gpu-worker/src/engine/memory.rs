@@ -37,6 +37,15 @@ pub struct CacheTooLarge {
     pub fitting_slots: u64,
 }
 
+/// What to do if the slots do not fit into memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// Refuse to load.
+    Refuse,
+    /// Make do with as many as fit, if any does.
+    FewerSlots,
+}
+
 /// The shape of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheShape {
@@ -59,6 +68,20 @@ impl CacheShape {
         [self.layers, self.kv_heads, self.head_size, self.element_bytes, self.context_length]
             .into_iter()
             .fold(2u64, |product, factor| product.saturating_mul(factor as u64))
+    }
+
+    /// How many slots to make: `slots` if they fit into `available` bytes, else what `on_shortage` says.
+    ///
+    /// # Errors
+    /// [`CacheTooLarge`], with the number of slots that would fit.
+    pub fn fit(&self, slots: usize, available: Option<u64>, on_shortage: Shortage) -> Result<usize, CacheTooLarge> {
+        match (self.check(slots, available), on_shortage) {
+            (Ok(()), _) => Ok(slots),
+            (Err(error), Shortage::FewerSlots) if error.fitting_slots > 0 => {
+                Ok(usize::try_from(error.fitting_slots).unwrap_or(slots).min(slots))
+            }
+            (Err(error), Shortage::FewerSlots | Shortage::Refuse) => Err(error),
+        }
     }
 
     /// Checks that `slots` rows and one spare fit into `available` bytes; `None` means that nothing is known.
@@ -166,6 +189,16 @@ mod tests {
         assert_eq!(error.fitting_slots, 8);
         assert_eq!(QWEN_1_5B.check(1 << 20, None), Ok(()));
         assert_eq!(QWEN_1_5B.check(1, Some(0)).unwrap_err().fitting_slots, 0);
+    }
+
+    #[test]
+    fn slots_left_to_the_engine_are_as_many_as_fit() {
+        let available = Some(QWEN_1_5B.row_bytes() * 10);
+        assert_eq!(QWEN_1_5B.fit(24, available, Shortage::FewerSlots), Ok(8));
+        assert_eq!(QWEN_1_5B.fit(3, available, Shortage::FewerSlots), Ok(3));
+        assert_eq!(QWEN_1_5B.fit(24, None, Shortage::FewerSlots), Ok(24));
+        assert!(QWEN_1_5B.fit(24, available, Shortage::Refuse).is_err());
+        assert!(QWEN_1_5B.fit(24, Some(1), Shortage::FewerSlots).is_err(), "not a single one fits");
     }
 
     #[test]

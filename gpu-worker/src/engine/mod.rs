@@ -1,14 +1,15 @@
 //! The engine: sequences in, token events out, on ONNX Runtime.
 //!
-//! Two threads of its own do the work, so that neither blocks an executor: the *intake* renders and tokenises prompts
-//! (long ones take a while, and running answers must not wait for them), the *stepper* owns the model and runs one
-//! step after another. The service's side is a channel in and a channel out; any runtime, or none, can drive it.
+//! Threads of its own do the work, so that nothing blocks an executor: the *intake* renders and tokenises prompts (long
+//! ones take a while, and running answers must not wait for them), the *stepper* owns the model and runs one step after
+//! another, the *watchdog* looks whether it still does. The service's side is a channel in and a channel out; any runtime, or none, can drive it.
 //!
 //! | file | concept |
 //! |---|---|
 //! | [`model`], [`digest`], [`graph`], [`memory`] | what is loaded, and whether it can be |
 //! | [`template`], [`tokenizer`], [`intake`] | from a conversation to tokens |
 //! | [`scheduler`], [`task`], [`decoder`] | who runs next, and on what |
+//! | [`watchdog`], [`metrics`] | whether it goes on, and what it does |
 //! | [`sampler`], `draw`, [`stops`], [`answer`] | from logits to text that may be shown |
 //! | [`ort`] | the model itself |
 
@@ -21,32 +22,37 @@ pub mod graph;
 pub mod intake;
 mod load;
 pub mod memory;
+pub mod metrics;
 pub mod model;
 pub mod ort;
 pub mod precision;
 mod rows;
 pub mod sampler;
 pub mod scheduler;
+mod stepper;
 pub mod stops;
 pub mod task;
 pub mod template;
 pub mod tokenizer;
 pub mod warmup;
+pub mod watchdog;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use penstock_service::ports::{Engine, EngineFault, EngineInfo, Sequence, TokenEvent, TokenStream};
 use tokio::sync::mpsc;
 
-use self::decoder::Decoder;
 use self::intake::Intake;
 pub use self::load::{EngineConfig, LoadError, Reproducibility};
-use self::scheduler::{Progress, Scheduler};
+use self::metrics::{Metrics, Recorder};
+use self::stepper::Shared;
 use self::task::Task;
+use self::watchdog::Pulse;
 
 /// Events of a sequence besides one per token: it began, inherited text, it ended, and one to spare.
 const EVENTS_BESIDES_TOKENS: usize = 4;
@@ -59,11 +65,13 @@ pub struct OnnxEngine {
     door: Mutex<Option<Sender<Arrival>>>,
     stopping: Arc<AtomicBool>,
     steps: Arc<AtomicU64>,
+    pulse: Arc<Pulse>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Arrival {
     sequence: Sequence,
+    arrived: Instant,
     events: mpsc::Sender<TokenEvent>,
 }
 
@@ -74,24 +82,36 @@ impl OnnxEngine {
     /// # Errors
     /// [`LoadError`], saying which file, field or setting is wrong.
     pub fn load(config: &EngineConfig) -> Result<Self, LoadError> {
-        let loaded = load::load(config)?;
-        let stopping = Arc::new(AtomicBool::new(false));
+        Self::load_recorded(config, Metrics::new().recorder("", ""))
+    }
+
+    /// The same, for an engine whose numbers somebody reads.
+    ///
+    /// # Errors
+    /// As [`OnnxEngine::load`].
+    pub fn load_recorded(config: &EngineConfig, recorder: Recorder) -> Result<Self, LoadError> {
+        let began = Instant::now();
+        let load::Loaded { info, intake, scheduler, cancel, limits } = load::load(config)?;
+        recorder.loaded(began.elapsed(), info.slots as usize * info.context_length as usize);
+        let shared = Shared { stopping: Arc::default(), steps: Arc::default(), pulse: Arc::default(), recorder };
+        let (stopping, steps) = (Arc::clone(&shared.stopping), Arc::clone(&shared.steps));
+        let pulse = Arc::clone(&shared.pulse);
         let (door, arrivals) = channel();
         let (ready, tasks) = channel();
-        let steps = Arc::new(AtomicU64::new(0));
-        let stepper = {
-            let (stopping, steps) = (Arc::clone(&stopping), Arc::clone(&steps));
-            let scheduler = loaded.scheduler;
-            move || run_steps(scheduler, &tasks, &stopping, &steps)
+        let watching = {
+            let pulse = Arc::clone(&pulse);
+            move || watchdog::watch(&pulse, &limits, &cancel)
         };
-        let intake = {
+        let stepping = move || stepper::run(scheduler, &tasks, &shared);
+        let taking = {
             let stopping = Arc::clone(&stopping);
-            let intake = loaded.intake;
             move || run_intake(&intake, &arrivals, &ready, &stopping)
         };
-        // Should the second thread not start, the first ends by itself: nobody holds the other end of its channel.
-        let threads = vec![spawn("engine-steps", stepper)?, spawn("engine-intake", intake)?];
-        Ok(Self { info: loaded.info, door: Mutex::new(Some(door)), stopping, steps, threads: Mutex::new(threads) })
+        // Should a later thread not start, the earlier ones end by themselves: nobody holds the other end of their
+        // channels, and the watchdog is told by the stepper.
+        let threads =
+            vec![spawn("engine-steps", stepping)?, spawn("engine-intake", taking)?, spawn("engine-watch", watching)?];
+        Ok(Self { info, door: Mutex::new(Some(door)), stopping, steps, pulse, threads: Mutex::new(threads) })
     }
 
     /// Ends every sequence with [`EngineFault::Stopping`] when the running step is over, and waits for the engine's
@@ -99,8 +119,13 @@ impl OnnxEngine {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.door.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.pulse.stop();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
+            if self.pulse.is_given_up() && !thread.is_finished() {
+                // It hangs in the model and may do so for ever.
+                continue;
+            }
             if thread.join().is_err() {
                 tracing::error!("a thread of the engine had panicked");
             }
@@ -126,7 +151,7 @@ impl Engine for OnnxEngine {
 
     fn is_alive(&self) -> bool {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        !threads.is_empty() && threads.iter().all(|thread| !thread.is_finished())
+        !self.pulse.is_given_up() && !threads.is_empty() && threads.iter().all(|thread| !thread.is_finished())
     }
 
     async fn start(&self, sequence: Sequence) -> TokenStream {
@@ -138,7 +163,7 @@ impl Engine for OnnxEngine {
         let refused = match door.as_ref() {
             None => Some((events, EngineFault::Stopping)),
             Some(door) => door
-                .send(Arrival { sequence, events })
+                .send(Arrival { sequence, arrived: Instant::now(), events })
                 .err()
                 .map(|back| (back.0.events, EngineFault::Fault(THREAD_ENDED.into()))),
         };
@@ -156,49 +181,17 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 
 /// Prepares arrivals in order, until the door is closed and everything behind it is told.
 fn run_intake(intake: &Intake, arrivals: &Receiver<Arrival>, ready: &Sender<Task>, stopping: &AtomicBool) {
-    for Arrival { sequence, events } in arrivals {
+    for Arrival { sequence, arrived, events } in arrivals {
         if stopping.load(Ordering::Acquire) {
             let _ = events.try_send(TokenEvent::Failed(EngineFault::Stopping));
             continue;
         }
-        if let Some(task) = intake.admit(sequence, events)
+        if let Some(task) = intake.admit(sequence, arrived, events)
             && let Err(back) = ready.send(task)
         {
             // The stepper has ended: told to stop in between, or by a defect; then another worker must try.
             let stopped = stopping.load(Ordering::Acquire);
             back.0.fail(if stopped { EngineFault::Stopping } else { EngineFault::Fault(THREAD_ENDED.into()) });
         }
-    }
-}
-
-/// Runs steps while there is work and waits while there is none, until told to stop.
-fn run_steps<D: Decoder>(
-    mut scheduler: Scheduler<D>,
-    tasks: &Receiver<Task>,
-    stopping: &AtomicBool,
-    steps: &AtomicU64,
-) {
-    'open: while !stopping.load(Ordering::Acquire) {
-        loop {
-            match tasks.try_recv() {
-                Ok(task) => scheduler.submit(task),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => break 'open,
-            }
-        }
-        match scheduler.step() {
-            Progress::Decoded { .. } | Progress::Read { .. } | Progress::Preempted => {
-                steps.fetch_add(1, Ordering::Relaxed);
-            }
-            Progress::Idle => match tasks.recv() {
-                Ok(task) => scheduler.submit(task),
-                Err(_) => break,
-            },
-        }
-    }
-    scheduler.stop();
-    // Until the intake, which is told to stop too, has handed over its last: none may vanish in between.
-    for task in tasks {
-        task.fail(EngineFault::Stopping);
     }
 }

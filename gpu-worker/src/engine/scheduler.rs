@@ -15,6 +15,7 @@
 //! and only their sequences; logits that are no numbers fail their own sequence.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use penstock_policy::batch::{self, Load, Placed, Step, Waiting};
 use penstock_policy::classes::Class;
@@ -97,14 +98,37 @@ pub struct Scheduler<D> {
     running: Vec<Running>,
     /// Oldest first.
     waiting: Vec<Prompt>,
+    /// Rows that may hold sequences at the same time; the others only keep what they hold.
+    slots: usize,
+    /// When the sequence came that was given a row last, until somebody asks.
+    begun: Option<Instant>,
+    /// Sequences that went wrong since one went well.
+    faults: u32,
 }
 
 impl<D: Decoder> Scheduler<D> {
-    /// A scheduler without sequences. Where answers must be reproducible, less of what rows hold is given to others.
+    /// A scheduler without sequences, which runs as many together as the decoder has rows. Where answers must be
+    /// reproducible, less of what rows hold is given to others.
     #[must_use]
     pub fn new(decoder: D, bounds: batch::Config, reproducibility: Reproducibility) -> Self {
-        let rows = Rows::new(decoder.slots(), reproducibility);
-        Self { decoder, bounds, state: batch::State::default(), rows, running: Vec::new(), waiting: Vec::new() }
+        let slots = decoder.slots();
+        Self {
+            decoder,
+            bounds,
+            state: batch::State::default(),
+            rows: Rows::new(slots, reproducibility),
+            running: Vec::new(),
+            waiting: Vec::new(),
+            slots,
+            begun: None,
+            faults: 0,
+        }
+    }
+
+    /// Runs at most `slots` sequences together; the decoder's other rows only keep prompts for reuse.
+    #[must_use]
+    pub fn with_slots(self, slots: usize) -> Self {
+        Self { slots: slots.clamp(1, self.decoder.slots()), ..self }
     }
 
     /// Adds a sequence. It waits for a row if none is free.
@@ -125,6 +149,22 @@ impl<D: Decoder> Scheduler<D> {
         self.waiting.iter().filter(|prompt| prompt.row.is_none()).count()
     }
 
+    /// How many sequences went wrong since one went well.
+    #[must_use]
+    pub fn faults_in_a_row(&self) -> u32 {
+        self.faults
+    }
+
+    /// When the sequence came that the last step gave a row, if it gave one. Asking twice gives nothing.
+    pub fn take_begun(&mut self) -> Option<Instant> {
+        self.begun.take()
+    }
+
+    /// Lets calls of the model run again after one was ended.
+    pub fn resume(&mut self) {
+        self.decoder.resume();
+    }
+
     /// How many tokens the cache holds, those of idle rows included.
     #[must_use]
     pub fn cached_tokens(&self) -> usize {
@@ -138,7 +178,7 @@ impl<D: Decoder> Scheduler<D> {
             return Progress::Preempted;
         }
         let waiting: Vec<Waiting> = self.waiting.iter().map(|prompt| self.as_waiting(prompt)).collect();
-        let load = Load { rows: count(self.running.len()), waiting: &waiting, free_slots: count(self.rows.idle()) };
+        let load = Load { rows: count(self.running.len()), waiting: &waiting, free_slots: count(self.free_slots()) };
         let (step, state) = batch::next(self.state, &load, &self.bounds);
         self.state = state;
         match step {
@@ -164,6 +204,10 @@ impl<D: Decoder> Scheduler<D> {
             prompt.row.into_iter().for_each(|row| self.rows.release(row));
             prompt.task.fail(EngineFault::Stopping);
         }
+    }
+
+    fn free_slots(&self) -> usize {
+        self.slots.saturating_sub(self.busy_slots())
     }
 
     fn drop_abandoned(&mut self) {
@@ -199,7 +243,7 @@ impl<D: Decoder> Scheduler<D> {
             }))
             .map(|(class, row)| Holder { class, tokens: count(self.rows.length(row)) })
             .collect();
-        let Some(victim) = preempt::victim(&queued, count(self.rows.idle()), &holders) else {
+        let Some(victim) = preempt::victim(&queued, count(self.free_slots()), &holders) else {
             return false;
         };
         let task = match reading.get(victim.wrapping_sub(self.running.len())) {
@@ -234,7 +278,10 @@ impl<D: Decoder> Scheduler<D> {
             match chosen.map(|chosen| running.task.advance(chosen)) {
                 None => drop(running.replay()),
                 Some(Fate::GoesOn(id)) => running.last = id,
-                Some(Fate::Ends) => drop(self.release(row)),
+                Some(fate @ (Fate::Ends | Fate::Failed)) => {
+                    self.count_fault(&fate);
+                    self.release(row);
+                }
             }
         }
     }
@@ -280,6 +327,7 @@ impl<D: Decoder> Scheduler<D> {
         prompt.row = Some(placement.row);
         prompt.read = placement.reused;
         prompt.task.cached = count(placement.reused);
+        self.begun = Some(prompt.task.arrived);
         Some(placement.row)
     }
 
@@ -291,8 +339,15 @@ impl<D: Decoder> Scheduler<D> {
         }
         match running.task.advance(chosen.unwrap_or(Err(BadLogits::Empty))) {
             Fate::GoesOn(last) => self.begin_decoding(row, Running { last, ..running }),
-            Fate::Ends => self.rows.release(row),
+            fate @ (Fate::Ends | Fate::Failed) => {
+                self.count_fault(&fate);
+                self.rows.release(row);
+            }
         }
+    }
+
+    fn count_fault(&mut self, fate: &Fate) {
+        self.faults = if matches!(fate, Fate::Failed) { self.faults.saturating_add(1) } else { 0 };
     }
 
     /// Moves a sequence whose prompt is read to the first row behind those that decode.
@@ -334,6 +389,7 @@ impl<D: Decoder> Scheduler<D> {
     /// Fails the sequences of a failed call and of all other rows that it has spoiled.
     fn lose(&mut self, fault: &DecoderFault, called: Range<usize>) {
         tracing::error!(what = %fault, ?called, spoiled = ?fault.spoiled, "a call of the model failed");
+        self.faults = self.faults.saturating_add(1);
         let told = EngineFault::Fault(fault.what.clone());
         let is_lost = |row: &usize| called.contains(row) || fault.spoiled.contains(row);
         // Also rows that nobody needs: the next prompt must not take over what they hold.
@@ -360,7 +416,7 @@ impl<D: Decoder> Scheduler<D> {
             return Waiting { remaining, class: task.class, placed: Placed::InSlot };
         }
         let wanted = task.as_prompt();
-        if self.rows.idle() == 0 {
+        if self.free_slots() == 0 {
             // There is nowhere to go, so that what it would find there does not matter.
             return Waiting { remaining: count(task.prompt.len()), class: task.class, placed: Placed::Queued };
         }
@@ -383,4 +439,4 @@ fn count(number: usize) -> u32 {
 
 #[cfg(test)]
 #[path = "scheduler_tests.rs"]
-mod tests;
+pub(super) mod tests;

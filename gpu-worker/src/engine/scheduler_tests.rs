@@ -102,7 +102,7 @@ impl Decoder for Script {
     fn resume(&mut self) {}
 }
 
-fn task(number: u32, prompt: Vec<u32>, limit: u32) -> (Task, mpsc::Receiver<TokenEvent>) {
+pub(in crate::engine) fn task(number: u32, prompt: Vec<u32>, limit: u32) -> (Task, mpsc::Receiver<TokenEvent>) {
     let sampling = Sampling { max_tokens: Some(limit), ..Sampling::default() };
     let (events, stream) = mpsc::channel(limit as usize + 4);
     let task = Task {
@@ -114,6 +114,7 @@ fn task(number: u32, prompt: Vec<u32>, limit: u32) -> (Task, mpsc::Receiver<Toke
         answer: Answer::new(&sampling, &bytes(), [EOS].into(), limit),
         events,
         cached: 0,
+        arrived: Instant::now(),
     };
     (task, stream)
 }

@@ -1,5 +1,7 @@
 //! A sequence in the engine's hands: what it reads, what it has said, and whom to tell.
 
+use std::time::Instant;
+
 use penstock_policy::classes::Class;
 use penstock_policy::id::{JobId, TenantId};
 use penstock_policy::prefix;
@@ -28,6 +30,8 @@ pub struct Task {
     pub events: mpsc::Sender<TokenEvent>,
     /// How many tokens of the prompt need not be computed; 0 until it has a row.
     pub cached: u32,
+    /// When it came, for the statistics.
+    pub arrived: Instant,
 }
 
 impl Task {
@@ -52,7 +56,7 @@ impl Task {
             Err(what) => {
                 tracing::error!(job = %self.job, %what, "a sequence failed");
                 self.fail(EngineFault::Fault(what));
-                return Fate::Ends;
+                return Fate::Failed;
             }
         };
         let tokens = TokenEvent::Tokens { ids: vec![id], text: growth.text };
@@ -79,4 +83,6 @@ pub(super) enum Fate {
     GoesOn(u32),
     /// It is over; its consumer knows or has gone.
     Ends,
+    /// It is over because something went wrong; its consumer knows.
+    Failed,
 }

@@ -3,10 +3,12 @@
 #![allow(unreachable_pub, missing_docs, reason = "shared by test binaries, and nothing else")]
 
 use std::path::Path;
+use std::time::Instant;
 
 use penstock_gpu_worker::engine::Reproducibility;
 use penstock_gpu_worker::engine::answer::Answer;
 use penstock_gpu_worker::engine::device::Device;
+use penstock_gpu_worker::engine::memory::Shortage;
 use penstock_gpu_worker::engine::model::ModelConfig;
 use penstock_gpu_worker::engine::ort::{Padding, Reading, SlotDecoder, SlotOptions, environment};
 use penstock_gpu_worker::engine::scheduler::{Progress, Scheduler};
@@ -32,7 +34,15 @@ pub struct Case {
 pub fn decoder(folder: &Path, slots: usize, capacity: usize, padding: Padding, reading: Reading) -> SlotDecoder {
     let path = folder.join("genai_config.json");
     let config = ModelConfig::parse(&std::fs::read_to_string(&path).unwrap(), &path).unwrap();
-    let options = SlotOptions { slots, capacity, threads: 1, padding, device: Device::Cpu, reading };
+    let options = SlotOptions {
+        slots,
+        on_shortage: Shortage::Refuse,
+        capacity,
+        threads: 1,
+        padding,
+        device: Device::Cpu,
+        reading,
+    };
     let environment = environment(&library()).unwrap();
     SlotDecoder::load(&environment, &folder.join(&config.filename), &config, options).unwrap()
 }
@@ -63,6 +73,7 @@ pub fn run(decoder: SlotDecoder, cases: &[Case], bounds: batch::Config) -> Ran {
             answer: Answer::new(&sampling, &tokenizer, [].into(), limit),
             events,
             cached: 0,
+            arrived: Instant::now(),
         });
         streams.push(stream);
     }

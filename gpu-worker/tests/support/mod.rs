@@ -32,7 +32,7 @@ pub fn fixture(name: &str) -> PathBuf {
 
 /// The task model with so many slots.
 pub fn config(slots: u32) -> EngineConfig {
-    EngineConfig { slots: NonZeroU32::new(slots).unwrap(), ..EngineConfig::new(fixture("task-int4"), library()) }
+    EngineConfig { slots: NonZeroU32::new(slots), ..EngineConfig::new(fixture("task-int4"), library()) }
 }
 
 pub fn engine(slots: u32) -> OnnxEngine {

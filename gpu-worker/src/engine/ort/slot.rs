@@ -34,7 +34,7 @@ use super::session::{Source, describe, open};
 use crate::engine::decoder::{Cancel, Decoder, DecoderFault, OnLogits};
 use crate::engine::device::Device;
 use crate::engine::graph::GraphError;
-use crate::engine::memory::{self, CacheShape, CacheTooLarge};
+use crate::engine::memory::{self, CacheShape, CacheTooLarge, Shortage};
 use crate::engine::model::{ModelConfig, Names};
 use crate::engine::precision;
 
@@ -43,6 +43,8 @@ use crate::engine::precision;
 pub struct SlotOptions {
     /// Sequences that run together; at least 1.
     pub slots: usize,
+    /// What to do if so many do not fit into memory.
+    pub on_shortage: Shortage,
     /// Tokens of a row; at least 2.
     pub capacity: usize,
     /// Threads for one operator; at least 1.
@@ -79,6 +81,18 @@ pub enum SlotError {
     /// ONNX Runtime refuses the graph or the allocation.
     #[error("ONNX Runtime cannot load the model: {0}")]
     Runtime(#[from] ort::Error),
+    /// The device cannot be had.
+    #[error(
+        "ONNX Runtime cannot use {device}: {source}; it takes the library of the Python wheel `onnxruntime-gpu` with \
+         libonnxruntime_providers_cuda.so beside it, CUDA 13's libraries on the loader's path (LD_LIBRARY_PATH), and a \
+         driver of version 580 or newer"
+    )]
+    Device {
+        /// The device.
+        device: Device,
+        /// ONNX Runtime's words.
+        source: ort::Error,
+    },
     /// The graph contradicts its configuration.
     #[error(transparent)]
     Graph(#[from] GraphError),
@@ -136,7 +150,10 @@ impl SlotDecoder {
         options: SlotOptions,
     ) -> Result<Self, SlotError> {
         let SlotOptions { slots, capacity, threads, ref device, .. } = options;
-        let session = open(environment, Source::File(graph), device, threads)?;
+        let session = open(environment, Source::File(graph), device, threads).map_err(|source| match device {
+            Device::Cpu => SlotError::Runtime(source),
+            Device::Cuda(_) => SlotError::Device { device: device.clone(), source },
+        })?;
         let elements = describe(&session).check(config)?;
         let shape = CacheShape {
             layers: config.layers,
@@ -158,7 +175,7 @@ impl SlotDecoder {
             }
         };
         // After the weights: what they took is not available any more.
-        shape.check(slots, memory::available(device))?;
+        let slots = shape.fit(slots, memory::available(device), options.on_shortage)?;
         let cache = Cache::new(&session, device, elements.kv, shape, slots)?;
         let runner = |session| Runner { bindings: BTreeMap::new(), session };
         Ok(Self {
@@ -170,7 +187,7 @@ impl SlotDecoder {
             run: Arc::new(RunOptions::new()?),
             lengths: vec![0; slots + 1],
             widened: Vec::new(),
-            options,
+            options: SlotOptions { slots, ..options },
         })
     }
 
