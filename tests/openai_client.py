@@ -59,7 +59,7 @@ user = [{"role": "user", "content": "C:1="}]
 fails(openai.NotFoundError, "model_not_found", model="nope", messages=user)
 fails(openai.BadRequestError, "invalid_value", model=model, messages=[])
 fails(openai.BadRequestError, "context_length_exceeded", model=model, messages=[{"role": "user", "content": "7" * 3000}])
-fails(openai.BadRequestError, "unsupported_parameter", model=model, messages=user, n=2)
+fails(openai.BadRequestError, "invalid_value", model=model, messages=user, n=9)
 assert [m.id for m in client.models.list()] == [model]
 assert client.models.retrieve(model).object == "model"
 try:
@@ -78,6 +78,36 @@ stopped = client.chat.completions.create(model=model, temperature=0, stop=["3"],
 assert (stopped.choices[0].message.content, stopped.choices[0].finish_reason) == ("12", "stop"), stopped
 short = client.chat.completions.create(model=model, temperature=0, max_tokens=2, messages=[{"role": "user", "content": "C:12345="}])
 assert (short.choices[0].message.content, short.choices[0].finish_reason) == ("12", "length"), short
+
+# Several answers to one request, each with a seed of its own; streamed ones are told apart by their index.
+wander = dict(model=model, messages=[{"role": "user", "content": "C:31415="}], temperature=1.8, seed=3, n=4)
+whole = client.chat.completions.create(**wander)
+texts = [choice.message.content for choice in whole.choices]
+assert [choice.index for choice in whole.choices] == [0, 1, 2, 3] and len(set(texts)) > 1, texts
+assert whole.usage.prompt_tokens == 8 and whole.usage.total_tokens == 8 + whole.usage.completion_tokens, whole.usage
+assert whole.usage.prompt_tokens_details.cached_tokens >= 0, whole.usage
+pieces, reasons = [""] * 4, {}
+for chunk in client.chat.completions.create(stream=True, **wander):
+    for choice in chunk.choices:
+        pieces[choice.index] += choice.delta.content or ""
+        reasons[choice.index] = choice.finish_reason or reasons.get(choice.index)
+assert pieces == texts and set(reasons.values()) <= {"stop", "length"} and len(reasons) == 4, (pieces, texts, reasons)
+
+# How likely the tokens were; the same whole and streamed.
+likely = dict(model=model, messages=[{"role": "user", "content": "R:38291="}], temperature=0, logprobs=True, top_logprobs=2)
+told = client.chat.completions.create(**likely).choices[0].logprobs.content
+assert [token.token for token in told] == list("19283") and all(len(token.top_logprobs) == 2 for token in told), told
+assert all(token.logprob > -0.1 and bytes(token.bytes).decode() == token.token for token in told), told
+streamed = []
+for chunk in client.chat.completions.create(stream=True, **likely):
+    for choice in chunk.choices:
+        streamed += choice.logprobs.content if choice.logprobs else []
+assert streamed == told, streamed
+
+# vLLM's names for what OpenAI has not, as extra fields.
+extra = {"top_k": 1, "min_p": 0.1, "repetition_penalty": 1.0}
+narrow = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "R:38291="}], extra_body=extra)
+assert narrow.choices[0].message.content == "19283", narrow
 
 # The answer's headers say how it was made.
 raw = client.chat.completions.with_raw_response.create(model=model, messages=[{"role": "user", "content": "C:99="}], temperature=0)

@@ -82,7 +82,13 @@ fn sequence(tenant: &TenantId, prompt: &str) -> Sequence {
         job: JobId::new(Timestamp::from_millis(0), 0),
         tenant: tenant.clone(),
         class: Class::P1,
-        generation: Generation { v: 1, messages: vec![message], sampling, date: "2026-01-01".into() },
+        generation: Generation {
+            messages: vec![message],
+            sampling,
+            date: "2026-01-01".into(),
+            ..Generation::default()
+        },
+        choice: 0,
         resume_ids: Vec::new(),
         resume_bytes: 0,
     }

@@ -118,6 +118,54 @@ fn seeds_give_different_answers_and_each_seed_always_the_same() {
 }
 
 #[test]
+fn the_answers_to_one_request_differ_and_each_draws_with_a_seed_of_its_own() {
+    let engine = engine(4);
+    let of = |choice: u32| {
+        let mut asked = restless("C:3141592653=", 5);
+        asked.choice = choice;
+        read(start(&engine, asked))
+    };
+    let answers: Vec<_> = (0..4).map(of).collect();
+    let distinct: std::collections::BTreeSet<_> = answers.iter().map(|reply| &reply.ids).collect();
+    assert!(distinct.len() > 2, "{distinct:?}");
+    assert_eq!(answers[0].ids, read(start(&engine, restless("C:3141592653=", 5))).ids, "the first is the only one's");
+    let mut seeded = restless("C:3141592653=", 0);
+    seeded.generation.sampling.top_p = restless("", 5).generation.sampling.top_p;
+    seeded.generation.sampling.seed = restless("", 5).generation.sampling.seed_of(3);
+    assert_eq!(answers[3].ids, read(start(&engine, seeded)).ids);
+}
+
+#[test]
+fn log_probabilities_are_of_the_model_alone_and_leave_the_end_token_out() {
+    let engine = engine(2);
+    let mut asked = sequence("R:38291=");
+    asked.generation.logprobs = Some(3);
+    let reply = read(start(&engine, asked.clone()));
+    assert_eq!((reply.text.as_str(), reply.ids.len(), reply.logprobs.len()), ("19283", 6, 5));
+    for (token, digit) in reply.logprobs.iter().zip("19283".bytes()) {
+        assert_eq!((token.chosen.bytes.as_slice(), token.top.len()), (&[digit][..], 3));
+        assert_eq!(token.chosen, token.top[0], "the likeliest is taken, and the model is sure");
+        assert!(token.chosen.logprob > -0.1 && token.top[1].logprob < -2.0, "{token:?}");
+        let mass: f32 = token.top.iter().map(|token| token.logprob.exp()).sum();
+        assert!(mass <= 1.0 + 1e-5);
+    }
+    // What the request does to the distribution is not told.
+    asked.generation.sampling.temperature = 3.0;
+    asked.generation.sampling.logit_bias = [(reply.ids[0], 100.0)].into();
+    let biased = read(start(&engine, asked));
+    assert_eq!(biased.logprobs[0], reply.logprobs[0]);
+}
+
+#[test]
+fn a_bias_for_a_token_the_model_does_not_have_is_refused_by_name() {
+    let mut asked = sequence("R:1=");
+    asked.generation.sampling.logit_bias = [(32, 1.0)].into();
+    let reply = read(start(&engine(1), asked));
+    let EngineFault::BadRequest { param, .. } = reply.fault() else { panic!("{reply:?}") };
+    assert_eq!(param.as_deref(), Some("logit_bias"));
+}
+
+#[test]
 fn a_stop_string_ends_an_answer_and_is_not_shown() {
     let engine = engine(2);
     let mut asked = sequence("C:1234567=");

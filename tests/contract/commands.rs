@@ -12,9 +12,11 @@ use penstock_policy::gcra::Limit;
 use penstock_policy::id::{Epoch, JobId, Nonce, PoolId, TenantId, WorkerId};
 use penstock_policy::job::{End, Position, Step};
 use penstock_policy::time::Timestamp;
+use penstock_service::chunk::Words;
 use penstock_service::ports::{
     Acceptance, Accepted, Answer, BucketKey, Chunk, Claim, Claimed, ErrorVerdict, FinishReason, JobRecord, JobSpec,
-    MarkerClaim, MarkerKey, Message, Payload, Reservation, Stepped, Take, TakeOutcome, TakePart,
+    Likelihood, MarkerClaim, MarkerKey, Message, Part, Payload, Reservation, Stepped, Take, TakeOutcome, TakePart,
+    TokenLogprob,
 };
 
 use crate::model::{AcceptedAs, ClaimedAs, Model, Taken, left};
@@ -80,6 +82,25 @@ impl<'s> Sequence<'s> {
 
     fn pick_job(&mut self) -> JobId {
         self.jobs[usize::try_from(self.chance.below(3)).unwrap()]
+    }
+
+    /// Plain text mostly, which is stored in the first form; sometimes other channels and answers.
+    fn some_words(&mut self) -> Words {
+        let text = ["", "plain", "ünïcode ✓ \"quoted\"\n"][usize::try_from(self.chance.below(3)).unwrap()].to_owned();
+        let parts = if text.is_empty() { Vec::new() } else { vec![Part::Content(text.clone())] };
+        let likely = |bytes: &[u8]| Likelihood { bytes: bytes.to_vec(), logprob: -0.125 };
+        match self.chance.below(3) {
+            0 => Words {
+                choice: 2,
+                parts: [parts, vec![Part::Reasoning(text), Part::Call { name: "f".into(), arguments: "{}".into() }]]
+                    .concat()
+                    .into_iter()
+                    .filter(|part| part.bytes() > 0)
+                    .collect(),
+                logprobs: vec![TokenLogprob { chosen: likely(b"\xf0\x9f"), top: vec![likely(b"a")] }],
+            },
+            _ => Words { parts, ..Words::default() },
+        }
     }
 
     fn spec(&mut self, id: JobId) -> JobSpec {
@@ -234,7 +255,7 @@ impl<'s> Sequence<'s> {
             position,
             parent: (self.chance.below(3) == 0).then(|| at(&mut self.chance)),
             ids: (0..self.chance.below(4)).map(|id| u32::MAX - u32::try_from(id).unwrap()).collect(),
-            text: ["", "plain", "ünïcode ✓ \"quoted\"\n"][usize::try_from(self.chance.below(3)).unwrap()].to_owned(),
+            words: self.some_words(),
         };
         for _ in 0..1 + u64::from(self.lost_reply()) {
             self.subject.jobs.put_chunk(id, &chunk).await.unwrap();
@@ -275,7 +296,13 @@ impl<'s> Sequence<'s> {
 }
 
 fn answer() -> Answer {
-    Answer { reason: FinishReason::Length, prompt_tokens: 8, completion_tokens: 6, cached_tokens: 3 }
+    Answer {
+        reasons: vec![FinishReason::Length, FinishReason::Stop],
+        prompt_tokens: 8,
+        completion_tokens: 6,
+        cached_tokens: 3,
+        reasoning_tokens: 1,
+    }
 }
 
 fn verdict() -> ErrorVerdict {

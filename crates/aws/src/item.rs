@@ -62,10 +62,15 @@ impl<'i> Fields<'i> {
 
     /// Reads an item whose version must be known.
     pub(crate) fn versioned(what: &'static str, item: &'i Item) -> PortResult<Self> {
+        Self::up_to(what, item, VERSION)
+    }
+
+    /// Reads an item whose version may be up to `newest`.
+    pub(crate) fn up_to(what: &'static str, item: &'i Item, newest: u32) -> PortResult<Self> {
         let fields = Self::new(what, item);
         match fields.number::<u32>("v")? {
-            VERSION => Ok(fields),
-            newer => Err(corrupt(what, format!("version {newer} is not {VERSION}: a newer program wrote it"))),
+            known if (VERSION..=newest).contains(&known) => Ok(fields),
+            newer => Err(corrupt(what, format!("version {newer} is not {newest}: a newer program wrote it"))),
         }
     }
 

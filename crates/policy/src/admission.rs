@@ -50,9 +50,10 @@ pub struct Measure {
     pub context_length: u32,
 }
 
-/// Estimated tokens of prompt and answer together: what is taken from the buckets. At least 1, at most the context.
+/// Estimated tokens of prompt and `answers` answers together: what is taken from the buckets. At least 1, at most the
+/// context, of which each answer beyond the first has one of its own but for the prompt.
 #[must_use]
-pub fn estimate(prompt_bytes: usize, max_tokens: Option<u32>, measure: &Measure) -> u64 {
+pub fn estimate(prompt_bytes: usize, max_tokens: Option<u32>, answers: u32, measure: &Measure) -> u64 {
     let context = u64::from(measure.context_length);
     let ratio = if measure.tokens_per_byte.is_finite() { measure.tokens_per_byte.clamp(0.0, 16.0) } else { 1.0 };
     // Parts per 1024 keep the product in integers.
@@ -60,7 +61,9 @@ pub fn estimate(prompt_bytes: usize, max_tokens: Option<u32>, measure: &Measure)
     let per_1024 = (ratio * 1024.0).ceil() as u64;
     let prompt = (prompt_bytes as u64).saturating_mul(per_1024).div_ceil(1024).min(context);
     let answer = u64::from(max_tokens.unwrap_or(measure.usual_output_tokens));
-    prompt.saturating_add(answer).clamp(1, context.max(1))
+    let first = prompt.saturating_add(answer).clamp(1, context.max(1));
+    let others = u64::from(answers.saturating_sub(1)).saturating_mul(first.saturating_sub(prompt));
+    first.saturating_add(others)
 }
 
 /// What a pool can do.
@@ -133,10 +136,11 @@ mod tests {
 
     #[test]
     fn an_estimate_counts_prompt_and_answer_and_never_exceeds_the_context() {
-        assert_eq!(estimate(400, Some(50), &MEASURE), 150);
-        assert_eq!(estimate(400, None, &MEASURE), 200);
-        assert_eq!(estimate(usize::MAX, Some(u32::MAX), &MEASURE), 1000);
-        assert_eq!(estimate(0, Some(0), &Measure { tokens_per_byte: f64::NAN, ..MEASURE }), 1);
+        assert_eq!(estimate(400, Some(50), 1, &MEASURE), 150);
+        assert_eq!(estimate(400, None, 1, &MEASURE), 200);
+        assert_eq!(estimate(400, Some(50), 3, &MEASURE), 250, "the prompt counts once");
+        assert_eq!(estimate(usize::MAX, Some(u32::MAX), 1, &MEASURE), 1000);
+        assert_eq!(estimate(0, Some(0), 1, &Measure { tokens_per_byte: f64::NAN, ..MEASURE }), 1);
     }
 
     #[test]

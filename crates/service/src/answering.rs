@@ -8,54 +8,21 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderName, StatusCode, header};
 use penstock_policy::admission::tier_of_class;
-use penstock_policy::classes::Class;
-use penstock_policy::id::JobId;
 use penstock_policy::time::Timestamp;
-use penstock_wire::chat::{
-    AnswerMessage, Choice, ChunkChoice, Completion, CompletionChunk, Delta, PromptDetails, Usage,
-};
+use penstock_wire::chat::{ChunkChoice, Completion, CompletionChunk, Delta, Usage};
 use penstock_wire::sse;
 
 use crate::Service;
 use crate::admit::Admission;
 use crate::error::ApiError;
-use crate::ports::Answer;
+use crate::ports::{Answer, Chunk};
 use crate::relay::{End, Progress, Relay};
+use crate::rendering::{CallNames, completion, deltas, logprobs, usage};
 
 /// A value as a JSON answer.
 pub(crate) fn json(value: &impl serde::Serialize) -> Response {
     let body = serde_json::to_string(value).unwrap_or_default();
     (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response()
-}
-
-/// A whole answer as its client reads it.
-pub(crate) fn completion(
-    id: JobId,
-    created: Timestamp,
-    model: &str,
-    class: Class,
-    text: String,
-    answer: &Answer,
-) -> Completion {
-    let message = AnswerMessage { role: "assistant".to_owned(), content: text, refusal: None };
-    let finish_reason = answer.reason.name().to_owned();
-    Completion {
-        id: format!("chatcmpl-{id}"),
-        object: "chat.completion".to_owned(),
-        created: created.as_secs(),
-        model: model.to_owned(),
-        choices: vec![Choice { index: 0, message, logprobs: None, finish_reason }],
-        usage: usage(answer),
-        service_tier: Some(tier_of_class(class).to_owned()),
-    }
-}
-
-/// What an answer cost, as its client reads it.
-pub(crate) fn usage(answer: &Answer) -> Usage {
-    Usage {
-        prompt_tokens_details: PromptDetails { cached_tokens: answer.cached_tokens },
-        ..Usage::new(answer.prompt_tokens, answer.completion_tokens)
-    }
 }
 
 /// One admitted request on its way to an answer.
@@ -64,6 +31,8 @@ pub(crate) struct Answering {
     pub(crate) admission: Admission,
     /// The model's name as the client wrote it.
     pub(crate) model: String,
+    /// How many answers were asked for.
+    pub(crate) choices: u32,
     /// A stream ends with its usage.
     pub(crate) usage: bool,
 }
@@ -75,16 +44,16 @@ impl Answering {
     pub(crate) async fn whole(self, mut relay: Relay) -> Result<Response, ApiError> {
         let until = self.now().after(self.service.timing().silent_wait);
         if let Some(result) = relay.whole(until).await {
-            let (text, answer) = result?;
-            return Ok(json(&self.completion(text, &answer)));
+            let (said, answer) = result?;
+            return Ok(json(&self.completion(&said, &answer)));
         }
         let body = stream::unfold(Some((self, relay)), |state| async {
             let (this, mut relay) = state?;
             let until = this.now().after(this.service.timing().blank_line);
             match relay.whole(until).await {
                 None => Some((Ok(Bytes::from_static(b"\n")), Some((this, relay)))),
-                Some(Ok((text, answer))) => {
-                    let body = serde_json::to_string(&this.completion(text, &answer)).unwrap_or_default();
+                Some(Ok((said, answer))) => {
+                    let body = serde_json::to_string(&this.completion(&said, &answer)).unwrap_or_default();
                     Some((Ok(Bytes::from(body)), None))
                 }
                 Some(Err(error)) => Some((Err(std::io::Error::other(error.body.error.message)), None)),
@@ -100,7 +69,8 @@ impl Answering {
         if let Progress::Ended(End::Failed(error)) = first {
             return Err(error);
         }
-        let state = Some(Streaming { answering: self, relay, next: Some(first), opened: false });
+        let calls = CallNames::new(self.admission.shown);
+        let state = Some(Streaming { answering: self, relay, next: Some(first), opened: false, calls });
         let body = stream::unfold(state, |state| async {
             let mut streaming = state?;
             let (frames, goes_on) = streaming.frames().await;
@@ -118,9 +88,9 @@ impl Answering {
         self.service.ports().clock.now()
     }
 
-    fn completion(&self, text: String, answer: &Answer) -> Completion {
+    fn completion(&self, said: &[Chunk], answer: &Answer) -> Completion {
         let Admission { shown, created, class, .. } = &self.admission;
-        completion(*shown, *created, &self.model, *class, text, answer)
+        completion(*shown, *created, &self.model, *class, said, answer)
     }
 
     fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> String {
@@ -135,9 +105,9 @@ impl Answering {
         })
     }
 
-    fn delta(&self, delta: Delta, finish_reason: Option<&str>) -> String {
+    fn delta(&self, index: u32, delta: Delta, finish_reason: Option<&str>) -> String {
         let finish_reason = finish_reason.map(str::to_owned);
-        self.chunk(vec![ChunkChoice { index: 0, delta, logprobs: None, finish_reason }], None)
+        self.chunk(vec![ChunkChoice { index, delta, logprobs: None, finish_reason }], None)
     }
 }
 
@@ -148,6 +118,8 @@ struct Streaming {
     /// What was seen already while the status was held back.
     next: Option<Progress>,
     opened: bool,
+    /// Numbers the tool calls of each answer.
+    calls: CallNames,
 }
 
 impl Streaming {
@@ -156,8 +128,11 @@ impl Streaming {
         let mut frames = String::new();
         if !self.opened {
             self.opened = true;
-            let role = Delta { role: Some("assistant".to_owned()), content: Some(String::new()) };
-            frames.push_str(&self.answering.delta(role, None));
+            for choice in 0..self.answering.choices {
+                let role =
+                    Delta { role: Some("assistant".to_owned()), content: Some(String::new()), ..Delta::default() };
+                frames.push_str(&self.answering.delta(choice, role, None));
+            }
         }
         let progress = match self.next.take() {
             Some(progress) => progress,
@@ -173,12 +148,14 @@ impl Streaming {
                 frames.push_str(&sse::keep_alive(None, left.and_then(|left| u64::try_from(left).ok())));
                 true
             }
-            Progress::Text(text) => {
-                frames.push_str(&self.answering.delta(Delta { role: None, content: Some(text) }, None));
+            Progress::Said(chunks) => {
+                chunks.iter().for_each(|chunk| self.say(chunk, &mut frames));
                 true
             }
             Progress::Ended(End::Answered(answer)) => {
-                frames.push_str(&self.answering.delta(Delta::default(), Some(answer.reason.name())));
+                for (choice, reason) in (0..).zip(&answer.reasons) {
+                    frames.push_str(&self.answering.delta(choice, Delta::default(), Some(reason.name())));
+                }
                 if self.answering.usage {
                     frames.push_str(&self.answering.chunk(Vec::new(), Some(usage(&answer))));
                 }
@@ -192,5 +169,19 @@ impl Streaming {
             }
         };
         (frames, goes_on)
+    }
+
+    /// One frame a part; what is known of the tokens behind them goes with the first.
+    fn say(&mut self, chunk: &Chunk, frames: &mut String) {
+        let mut logprobs = logprobs(&chunk.words.logprobs);
+        let mut deltas = deltas(&chunk.words, &mut self.calls);
+        if deltas.is_empty() && logprobs.is_some() {
+            deltas.push(Delta::default());
+        }
+        for delta in deltas {
+            let choice =
+                ChunkChoice { index: chunk.words.choice, delta, logprobs: logprobs.take(), finish_reason: None };
+            frames.push_str(&self.answering.chunk(vec![choice], None));
+        }
     }
 }

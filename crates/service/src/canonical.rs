@@ -37,6 +37,10 @@ struct Canonical<'r> {
     repetition_penalty: Option<f32>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     logit_bias: &'r BTreeMap<u32, f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<u32>,
 }
 
 /// The bytes in which two requests to a pool are equal exactly if they ask for the same.
@@ -56,6 +60,8 @@ pub(crate) fn canonical(request: &ChatRequest, pool: &str) -> Vec<u8> {
         min_p: unusual(request.min_p, 0.0),
         repetition_penalty: unusual(request.repetition_penalty, 1.0),
         logit_bias: &request.logit_bias,
+        n: (request.n != 1).then_some(request.n),
+        logprobs: request.logprobs,
     };
     serde_json::to_vec(&form).unwrap_or_default()
 }
@@ -132,6 +138,9 @@ mod tests {
             r#""min_p":0.1"#,
             r#""repetition_penalty":1.5"#,
             r#""logit_bias":{"3":1}"#,
+            r#""n":2"#,
+            r#""logprobs":true"#,
+            r#""logprobs":true,"top_logprobs":2"#,
         ] {
             let other = PLAIN.replacen(":0}", &format!(":0,{field}}}"), 1);
             assert_ne!(plain, canonical(&request(&other), "p"), "{field}");

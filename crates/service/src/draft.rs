@@ -63,7 +63,7 @@ impl Service {
             created: now,
             due: now.after(class.patience()),
             streamed: request.stream,
-            estimated_tokens: admission::estimate(prompt_bytes, request.max_tokens, &measure),
+            estimated_tokens: admission::estimate(prompt_bytes, request.max_tokens, request.n, &measure),
             reservations: Vec::new(),
         };
         let generation = serde_json::to_string(&self.generation(request, now)).map_err(|_| ApiError::internal())?;
@@ -92,6 +92,8 @@ impl Service {
                 logit_bias: request.logit_bias.clone(),
             },
             date: date(now),
+            choices: request.n,
+            logprobs: request.logprobs,
             ..Generation::default()
         };
         generation.versioned()

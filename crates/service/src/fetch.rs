@@ -7,9 +7,9 @@ use penstock_policy::job::{Denied, State, Step};
 use penstock_wire::job::Job;
 
 use crate::Service;
-use crate::answering::{completion, usage};
 use crate::error::ApiError;
 use crate::ports::{JobRecord, Stepped, Tenant};
+use crate::rendering::{completion, usage};
 
 impl Service {
     /// A tenant's job.
@@ -36,9 +36,9 @@ impl Service {
             usage,
         };
         if record.head.state.is_terminal() {
-            match self.text_of(id, &record).await? {
-                Some(Ok((text, answer))) => {
-                    job.result = Some(completion(id, spec.created, &spec.model, spec.class, text, &answer));
+            match self.said_of(id, &record).await? {
+                Some(Ok((said, answer))) => {
+                    job.result = Some(completion(id, spec.created, &spec.model, spec.class, &said, &answer));
                 }
                 Some(Err(error)) if record.head.state == State::Failed => job.error = Some(error.body.error),
                 Some(Err(_)) => {}

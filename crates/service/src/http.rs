@@ -115,7 +115,8 @@ async fn chat(State(service): App, headers: HeaderMap, body: Body) -> Result<Res
     let admission = service.admit(&tenant, &request, idempotency_key, now).await?;
     let told = told(&admission, &tenant, now);
     let relay = Relay::new(Arc::clone(&service), admission.job);
-    let answer = Answering { service, admission, model: request.model, usage: request.include_usage };
+    let answer =
+        Answering { service, admission, model: request.model, choices: request.n, usage: request.include_usage };
     let mut response = if request.stream { answer.streamed(relay).await? } else { answer.whole(relay).await? };
     response.headers_mut().extend(told);
     Ok(response)

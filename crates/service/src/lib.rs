@@ -12,6 +12,7 @@ mod answering;
 mod auth;
 mod cached;
 mod canonical;
+pub mod chunk;
 pub mod config;
 mod consume;
 mod draft;
@@ -22,10 +23,12 @@ pub mod message;
 pub mod ports;
 pub mod record;
 mod relay;
+mod rendering;
 mod settle;
 #[cfg(feature = "system")]
 pub mod system;
 mod told;
+mod voices;
 mod work;
 
 use std::sync::Arc;

@@ -25,10 +25,12 @@ pub fn spec_from(text: &str) -> Option<JobSpec> {
 pub fn outcome_text(outcome: &Outcome) -> String {
     let stored = match outcome {
         Ok(answer) => StoredOutcome::Answer {
-            reason: answer.reason.name().to_owned(),
+            reason: answer.reasons.first().copied().unwrap_or(FinishReason::Stop).name().to_owned(),
+            others: answer.reasons.iter().skip(1).map(|reason| reason.name().to_owned()).collect(),
             tin: answer.prompt_tokens,
             tout: answer.completion_tokens,
             cached: answer.cached_tokens,
+            thought: answer.reasoning_tokens,
         },
         Err(verdict) => StoredOutcome::Error {
             status: verdict.status,
@@ -44,11 +46,12 @@ pub fn outcome_text(outcome: &Outcome) -> String {
 #[must_use]
 pub fn outcome_from(text: &str) -> Option<Outcome> {
     Some(match serde_json::from_str(text).ok()? {
-        StoredOutcome::Answer { reason, tin, tout, cached } => Ok(Answer {
-            reason: FinishReason::from_name(&reason)?,
+        StoredOutcome::Answer { reason, others, tin, tout, cached, thought } => Ok(Answer {
+            reasons: [reason].iter().chain(&others).map(|name| FinishReason::from_name(name)).collect::<Option<_>>()?,
             prompt_tokens: tin,
             completion_tokens: tout,
             cached_tokens: cached,
+            reasoning_tokens: thought,
         }),
         StoredOutcome::Error { status, code, param, message } => Err(ErrorVerdict { status, code, param, message }),
     })
@@ -63,6 +66,11 @@ enum StoredOutcome {
         tout: u32,
         #[serde(default, skip_serializing_if = "is_zero")]
         cached: u32,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        thought: u32,
+        /// The reasons of the answers after the first.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        others: Vec<String>,
     },
     Error {
         status: u16,
@@ -184,14 +192,26 @@ mod tests {
     fn an_outcome_of_the_first_form_is_read_and_written_as_it_was() {
         let first = r#"{"reason":"stop","tin":3,"tout":5}"#;
         let outcome = outcome_from(first).unwrap();
-        let answer = Answer { reason: FinishReason::Stop, prompt_tokens: 3, completion_tokens: 5, cached_tokens: 0 };
+        let answer = Answer {
+            reasons: vec![FinishReason::Stop],
+            prompt_tokens: 3,
+            completion_tokens: 5,
+            cached_tokens: 0,
+            reasoning_tokens: 0,
+        };
         assert_eq!(outcome, Ok(answer));
         assert_eq!(outcome_text(&outcome), first);
     }
 
     #[test]
     fn an_outcome_reads_back_as_it_was_written() {
-        let answer = Answer { reason: FinishReason::Length, prompt_tokens: 7, completion_tokens: 9, cached_tokens: 4 };
+        let answer = Answer {
+            reasons: vec![FinishReason::Length, FinishReason::ToolCalls, FinishReason::Stop],
+            prompt_tokens: 7,
+            completion_tokens: 9,
+            cached_tokens: 4,
+            reasoning_tokens: 2,
+        };
         let verdict = ErrorVerdict {
             status: 400,
             code: "context_length_exceeded".to_owned(),

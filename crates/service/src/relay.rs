@@ -26,11 +26,14 @@ pub(crate) enum End {
     Failed(ApiError),
 }
 
+/// What a job has said and how it ended, or how it failed.
+pub(crate) type Said = Result<(Vec<Chunk>, Answer), ApiError>;
+
 /// What a look brought.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Progress {
-    /// New text, not empty.
-    Text(String),
+    /// What was said since, chunk by chunk; not empty.
+    Said(Vec<Chunk>),
     /// The end.
     Ended(End),
     /// Nothing by then.
@@ -64,7 +67,7 @@ impl Relay {
                 return Progress::Ended(end);
             }
             match self.look().await {
-                Ok(text) if !text.is_empty() => return Progress::Text(text),
+                Ok(said) if !said.is_empty() => return Progress::Said(said),
                 Ok(_) if self.end.is_some() => continue,
                 Ok(_) => {}
                 Err(error) => self.note(error),
@@ -76,12 +79,12 @@ impl Relay {
     }
 
     /// Waits for the whole answer, up to `until`; reads its text only once it is complete.
-    pub(crate) async fn whole(&mut self, until: Timestamp) -> Option<Result<(String, Answer), ApiError>> {
+    pub(crate) async fn whole(&mut self, until: Timestamp) -> Option<Said> {
         let jobs = Arc::clone(&self.service.ports.jobs);
         loop {
             match jobs.record(self.job).await {
                 Ok(Some(record)) if record.head.state.is_terminal() => {
-                    match self.service.text_of(self.job, &record).await {
+                    match self.service.said_of(self.job, &record).await {
                         Ok(Some(result)) => {
                             self.listening = false;
                             return Some(result);
@@ -126,11 +129,11 @@ impl Relay {
         clock.now() < until
     }
 
-    /// Looks once: the text that may be shown now. Sets the end once there is no more to come.
-    async fn look(&mut self) -> PortResult<String> {
+    /// Looks once: the chunks that may be shown now, without those that show nothing. Sets the end once there is no more to come.
+    async fn look(&mut self) -> PortResult<Vec<Chunk>> {
         let jobs = Arc::clone(&self.service.ports.jobs);
         self.chunks.extend(jobs.chunks(self.job, self.newest()).await?);
-        let Some(record) = jobs.record(self.job).await? else { return Ok(String::new()) };
+        let Some(record) = jobs.record(self.job).await? else { return Ok(Vec::new()) };
         self.service.expire_if_due(self.job, &record).await?;
         let terminal = record.head.state.is_terminal();
         let last = record.head.last.filter(|_| terminal);
@@ -145,14 +148,15 @@ impl Relay {
         let Ok(fresh) = self.cursor.advance(&self.chunks, record.head.epoch, last) else {
             tracing::error!(job = %self.job, "the stored text no longer contains what was relayed");
             self.end = Some(End::Failed(ApiError::internal()));
-            return Ok(String::new());
+            return Ok(Vec::new());
         };
-        let text = fresh.iter().map(|chunk| chunk.text.as_str()).collect();
+        let says = |chunk: &&&Chunk| !chunk.words.parts.is_empty() || !chunk.words.logprobs.is_empty();
+        let said = fresh.iter().filter(says).map(|&chunk| chunk.clone()).collect();
         self.end = match ended(&record) {
             Some(End::Answered(_)) if self.cursor.last() != last => None,
             end => end,
         };
-        Ok(text)
+        Ok(said)
     }
 
     fn newest(&self) -> Option<penstock_policy::job::Position> {
@@ -183,12 +187,8 @@ impl Drop for Relay {
 }
 
 impl Service {
-    /// The whole answer of a job that has ended; `None` if its last chunks cannot be seen yet.
-    pub(crate) async fn text_of(
-        &self,
-        job: JobId,
-        record: &JobRecord,
-    ) -> PortResult<Option<Result<(String, Answer), ApiError>>> {
+    /// All that a job that has ended has said; `None` if its last chunks cannot be seen yet.
+    pub(crate) async fn said_of(&self, job: JobId, record: &JobRecord) -> PortResult<Option<Said>> {
         Ok(match ended(record) {
             None => None,
             Some(End::Failed(error)) => Some(Err(error)),
@@ -198,7 +198,7 @@ impl Service {
                     Some(last) => resume::chain(&chunks, record.head.epoch, Some(last)),
                     None => Some(Vec::new()),
                 };
-                said.map(|said| Ok((said.iter().map(|chunk| chunk.text.as_str()).collect(), answer)))
+                said.map(|said| Ok((said.into_iter().cloned().collect(), answer)))
             }
         })
     }

@@ -16,9 +16,10 @@ use penstock_policy::time::Timestamp;
 
 use crate::Service;
 use crate::ports::{
-    Answer, Chunk, Claim, Claimed, Delivery, Engine, EngineFault, ErrorVerdict, Generation, JobRecord, JobSpec,
-    Message, Outcome, Payload, PortResult, Receipt, Sequence, Stepped, TokenEvent, TokenStream,
+    Chunk, Claim, Claimed, Delivery, Engine, EngineFault, ErrorVerdict, Generation, JobRecord, JobSpec, Message,
+    Outcome, Payload, PortResult, Receipt, Sequence, Stepped,
 };
+use crate::voices::{Heard, Inherited, Pending, Voices};
 
 /// A job whose claims have failed this often is taken for the cause.
 const MOST_FAILED_ATTEMPTS: u32 = 3;
@@ -54,8 +55,6 @@ pub(crate) struct Work {
     epoch: Epoch,
     next_seq: u32,
     last: Option<Position>,
-    pending_ids: Vec<u32>,
-    pending_text: String,
 }
 
 /// How the run of a sequence ended.
@@ -103,16 +102,7 @@ async fn work_on(place: Arc<Workplace>, message: Message, receipt: Receipt) -> P
         Claimed::OtherDigest(_) => ports.queue.hide(&receipt, spec.due.since(now) / OTHER_DIGEST_PART).await,
         Claimed::Yes(record) => {
             let epoch = record.head.epoch;
-            let mut work = Work {
-                place: Arc::clone(&place),
-                spec,
-                receipt,
-                epoch,
-                next_seq: 0,
-                last: None,
-                pending_ids: Vec::new(),
-                pending_text: String::new(),
-            };
+            let mut work = Work { place: Arc::clone(&place), spec, receipt, epoch, next_seq: 0, last: None };
             work.claimed(&record, payload).await
         }
     }
@@ -166,18 +156,22 @@ impl Work {
             Ok(generation) => generation,
             Err(verdict) => return self.finish(Err(verdict)).await,
         };
-        let (resume_ids, resume_bytes) = self.open().await?;
-        let sequence = Sequence {
-            job: self.spec.id,
-            tenant: self.spec.tenant.clone(),
-            // A joiner of a better class may have raised the record above its message.
-            class: record.spec.as_ref().unwrap_or(&self.spec).class,
-            generation,
-            resume_ids,
-            resume_bytes,
-        };
-        let events = self.place.engine.start(sequence).await;
-        match self.run(events).await? {
+        let inherited = self.open(generation.choices).await?;
+        let mut streams = Vec::with_capacity(inherited.len());
+        for (choice, Inherited { ids, bytes }) in (0..).zip(inherited) {
+            let sequence = Sequence {
+                job: self.spec.id,
+                tenant: self.spec.tenant.clone(),
+                // A joiner of a better class may have raised the record above its message.
+                class: record.spec.as_ref().unwrap_or(&self.spec).class,
+                generation: generation.clone(),
+                choice,
+                resume_ids: ids,
+                resume_bytes: bytes,
+            };
+            streams.push(self.place.engine.start(sequence).await);
+        }
+        match self.run(Voices::new(streams)).await? {
             Run::Ended(outcome) => self.finish(outcome).await,
             Run::GiveBack { blameless } => self.give_back(blameless).await,
             Run::Abandon { ack: true } => {
@@ -201,21 +195,22 @@ impl Work {
     }
 
     /// Finds what earlier workers have said and, from the second epoch on, declares what this one continues from.
-    async fn open(&mut self) -> PortResult<(Vec<u32>, usize)> {
+    async fn open(&mut self, choices: u32) -> PortResult<Vec<Inherited>> {
+        // A payload cannot ask for none; should it, the first answer is given.
+        let choices = choices.max(1) as usize;
         if self.epoch <= Epoch(1) {
-            return Ok((Vec::new(), 0));
+            return Ok(Inherited::of(&[], choices));
         }
         let chunks = self.place.service.ports().jobs.chunks(self.spec.id, None).await?;
         let said = penstock_policy::resume::continuation(&chunks, self.epoch);
         let parent = said.last().map(|chunk| chunk.position);
-        let ids = said.iter().flat_map(|chunk| chunk.ids.iter().copied()).collect();
-        let bytes = said.iter().map(|chunk| chunk.text.len()).sum();
-        self.write_chunk(parent, Vec::new(), String::new()).await?;
-        Ok((ids, bytes))
+        let inherited = Inherited::of(&said, choices);
+        self.write_chunk(parent, Pending::default()).await?;
+        Ok(inherited)
     }
 
     /// Follows the engine, writing down and renewing as time passes.
-    async fn run(&mut self, mut events: TokenStream) -> PortResult<Run> {
+    async fn run(&mut self, mut voices: Voices) -> PortResult<Run> {
         let timing = *self.place.service.timing();
         let clock = Arc::clone(&self.place.service.ports().clock);
         let flush_every = if self.spec.streamed { timing.stream_flush } else { timing.checkpoint };
@@ -225,46 +220,42 @@ impl Work {
         let engine = Arc::clone(&self.place.engine);
         let mut steps = engine.steps();
         let mut advanced = true;
-        let mut prompt_tokens = 0;
         loop {
             let wake = flush_at.map_or(beat_at, |flush| flush.min(beat_at));
-            let event = match select(events.recv().boxed(), clock.sleep_until(wake)).await {
-                Either::Left((event, _)) => Some(event),
+            let heard = match select(voices.listen().boxed(), clock.sleep_until(wake)).await {
+                Either::Left((heard, _)) => Some(heard),
                 Either::Right(_) => None,
             };
             let now = clock.now();
-            match event {
-                // A stream that ends without a verdict is an engine that died.
-                Some(None) => return Ok(Run::GiveBack { blameless: false }),
-                Some(Some(TokenEvent::Started { prompt_tokens: tokens })) => {
+            match heard {
+                Some(Heard::More) => {
                     advanced = true;
-                    prompt_tokens = tokens;
+                    if voices.is_full() {
+                        flush_at = Some(now);
+                    } else if voices.has_pending() {
+                        flush_at.get_or_insert_with(|| self.first_flush(now, flush_every));
+                    }
                 }
-                Some(Some(TokenEvent::Tokens { ids, text })) => {
-                    advanced = true;
-                    self.pending_ids.extend(ids);
-                    self.pending_text.push_str(&text);
-                    flush_at.get_or_insert_with(|| self.first_flush(now, flush_every));
+                Some(Heard::Ended(answer)) => {
+                    self.flush(&mut voices).await?;
+                    return Ok(Run::Ended(Ok(answer)));
                 }
-                Some(Some(TokenEvent::Finished { reason, completion_tokens, cached_tokens })) => {
-                    self.flush().await?;
-                    return Ok(Run::Ended(Ok(Answer { reason, prompt_tokens, completion_tokens, cached_tokens })));
-                }
-                Some(Some(TokenEvent::Failed(EngineFault::BadRequest { code, param, message }))) => {
+                Some(Heard::Failed(EngineFault::BadRequest { code, param, message })) => {
                     return Ok(Run::Ended(Err(ErrorVerdict { status: 400, code, param, message })));
                 }
-                Some(Some(TokenEvent::Failed(EngineFault::Fault(cause)))) => {
+                Some(Heard::Failed(EngineFault::Fault(cause))) => {
                     tracing::error!(job = %self.spec.id, %cause, "the engine failed on a job");
                     return Ok(Run::GiveBack { blameless: false });
                 }
-                Some(Some(TokenEvent::Failed(EngineFault::Stopping | EngineFault::Preempted))) => {
-                    self.flush().await?;
+                Some(Heard::Failed(EngineFault::Stopping | EngineFault::Preempted)) => {
+                    self.flush(&mut voices).await?;
                     return Ok(Run::GiveBack { blameless: true });
                 }
+                Some(Heard::Silence) => return Ok(Run::GiveBack { blameless: false }),
                 None => {}
             }
             if flush_at.is_some_and(|flush| flush <= now) {
-                self.flush().await?;
+                self.flush(&mut voices).await?;
                 flush_at = None;
             }
             if beat_at <= now {
@@ -313,18 +304,16 @@ impl Work {
         }
     }
 
-    async fn flush(&mut self) -> PortResult<()> {
-        if self.pending_ids.is_empty() && self.pending_text.is_empty() {
-            return Ok(());
+    async fn flush(&mut self, voices: &mut Voices) -> PortResult<()> {
+        for pending in voices.take_pending() {
+            self.write_chunk(None, pending).await?;
         }
-        let ids = std::mem::take(&mut self.pending_ids);
-        let text = std::mem::take(&mut self.pending_text);
-        self.write_chunk(None, ids, text).await
+        Ok(())
     }
 
-    async fn write_chunk(&mut self, parent: Option<Position>, ids: Vec<u32>, text: String) -> PortResult<()> {
+    async fn write_chunk(&mut self, parent: Option<Position>, pending: Pending) -> PortResult<()> {
         let position = Position { epoch: self.epoch, seq: self.next_seq };
-        let chunk = Chunk { position, parent, ids, text };
+        let chunk = Chunk { position, parent, ids: pending.ids, words: pending.words };
         let (place, job) = (Arc::clone(&self.place), self.spec.id);
         persist(&self.place, || place.service.ports().jobs.put_chunk(job, &chunk).boxed()).await?;
         self.next_seq = self.next_seq.saturating_add(1);

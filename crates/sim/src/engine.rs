@@ -6,13 +6,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use penstock_service::ports::{Clock, Engine, EngineInfo, FinishReason, Sequence, Spawner, TokenEvent, TokenStream};
+use penstock_service::ports::{
+    Clock, Engine, EngineInfo, FinishReason, Likelihood, Part, Sequence, Spawner, TokenEvent, TokenLogprob, TokenStream,
+};
 use tokio::sync::mpsc;
 
 /// The answer the script has for a prompt: its characters in reverse, a token each.
 #[must_use]
 pub fn answer_to(prompt: &str) -> String {
     prompt.chars().rev().collect()
+}
+
+/// The script's answer number `choice`: each has the same text but for its number at the end, which the first leaves out.
+#[must_use]
+pub fn choice_of(prompt: &str, choice: u32) -> String {
+    let text = answer_to(prompt);
+    if choice == 0 { text } else { format!("{text}{choice}") }
 }
 
 /// How much of a prompt is read in one tick.
@@ -62,7 +71,7 @@ impl Engine for ScriptedEngine {
         let (clock, tick, steps) = (Arc::clone(&self.clock), self.tick, Arc::clone(&self.steps));
         self.spawner.spawn(Box::pin(async move {
             let prompt = sequence.generation.messages.last().map(|message| message.content.clone()).unwrap_or_default();
-            let answer: Vec<char> = answer_to(&prompt).chars().collect();
+            let answer: Vec<char> = choice_of(&prompt, sequence.choice).chars().collect();
             let length = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
             let started = TokenEvent::Started { prompt_tokens: length(prompt.chars().count()) };
             if events.send(started).await.is_err() {
@@ -72,8 +81,7 @@ impl Engine for ScriptedEngine {
             let resumed = sequence.resume_ids.len();
             let said: String = sequence.resume_ids.iter().filter_map(|id| char::from_u32(*id)).collect();
             let unshown = said.get(sequence.resume_bytes..).unwrap_or_default().to_owned();
-            if !unshown.is_empty() && events.send(TokenEvent::Tokens { ids: Vec::new(), text: unshown }).await.is_err()
-            {
+            if !unshown.is_empty() && events.send(tokens(&[], unshown, false)).await.is_err() {
                 return;
             }
             // Reading takes time too, and says nothing.
@@ -84,16 +92,34 @@ impl Engine for ScriptedEngine {
             for token in answer.iter().skip(resumed) {
                 clock.sleep_until(clock.now().after(tick)).await;
                 steps.fetch_add(1, Ordering::Relaxed);
-                let event = TokenEvent::Tokens { ids: vec![u32::from(*token)], text: token.to_string() };
+                let event = tokens(&[*token], token.to_string(), sequence.generation.logprobs.is_some());
                 if events.send(event).await.is_err() {
                     return;
                 }
             }
             let completion_tokens = length(answer.len());
-            let finished = TokenEvent::Finished { reason: FinishReason::Stop, completion_tokens, cached_tokens: 0 };
+            let finished = TokenEvent::Finished {
+                reason: FinishReason::Stop,
+                completion_tokens,
+                cached_tokens: 0,
+                reasoning_tokens: 0,
+            };
             // The consumer may have gone.
             let _ = events.send(finished).await;
         }));
         stream
+    }
+}
+
+/// What is said with these tokens, each of them certain.
+fn tokens(characters: &[char], text: String, logprobs: bool) -> TokenEvent {
+    let certain = |token: &char| TokenLogprob {
+        chosen: Likelihood { bytes: token.to_string().into_bytes(), logprob: 0.0 },
+        top: Vec::new(),
+    };
+    TokenEvent::Tokens {
+        ids: characters.iter().map(|token| u32::from(*token)).collect(),
+        parts: vec![Part::Content(text)],
+        logprobs: characters.iter().filter(|_| logprobs).map(certain).collect(),
     }
 }

@@ -6,6 +6,6 @@ mod engine;
 mod kernel;
 mod world;
 
-pub use engine::{ScriptedEngine, answer_to};
+pub use engine::{ScriptedEngine, answer_to, choice_of};
 pub use kernel::{Group, Kernel};
 pub use world::World;

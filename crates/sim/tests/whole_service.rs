@@ -11,7 +11,7 @@ use penstock_policy::gcra::Limit;
 use penstock_policy::time::Timestamp;
 use penstock_service::config::Timing;
 use penstock_service::ports::{Clock, TenantLimits};
-use penstock_sim::{World, answer_to};
+use penstock_sim::{World, answer_to, choice_of};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -142,6 +142,77 @@ fn whatever_dies_every_client_hears_the_whole_text_once() {
         world.kernel.run_until(minutes(&world, 10), || answers.lock().unwrap().len() == count as usize);
         expect_all_right(&answers, count as usize, seed);
     }
+}
+
+/// The texts of all answers to a request, whole or streamed, and how often log probabilities were told of their tokens.
+fn choices_of(body: &str, count: usize) -> Vec<(String, usize)> {
+    let mut choices = vec![(String::new(), 0); count];
+    let pieces: Vec<Value> = match serde_json::from_str::<Value>(body) {
+        Ok(whole) => vec![whole],
+        Err(_) => {
+            let data = body.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
+            data.map(|data| serde_json::from_str(data).unwrap()).collect()
+        }
+    };
+    for choice in pieces.iter().flat_map(|piece| piece["choices"].as_array().unwrap()) {
+        let (text, told) = &mut choices[choice["index"].as_u64().unwrap() as usize];
+        let said = if choice["delta"].is_object() { &choice["delta"] } else { &choice["message"] };
+        *text += said["content"].as_str().unwrap_or_default();
+        *told += choice["logprobs"]["content"].as_array().map_or(0, Vec::len);
+    }
+    choices
+}
+
+/// One job, several answers: each goes on where it stood when a worker died, and the client hears each whole and once.
+#[test]
+fn whatever_dies_every_one_of_several_answers_is_heard_whole_and_once() {
+    for seed in 0..100 {
+        let mut world = world(seed);
+        let answers = Answers::default();
+        let count = 4;
+        for n in 0..count {
+            let prompt: String =
+                (0..20 + world.kernel.below(60)).map(|i| char::from(b'a' + ((i + n) % 26) as u8)).collect();
+            ask(&world, &answers, &prompt, json!({"stream": n % 2 == 0, "n": n + 1, "logprobs": n > 1}));
+        }
+        let mut groups = vec![world.start_worker(2, TICK).unwrap().0, world.start_worker(3, TICK).unwrap().0];
+        for _ in 0..2 {
+            let pause = Duration::from_millis(world.kernel.below(3000));
+            world.kernel.run_until(world.kernel.now().after(pause), || false);
+            let victim = groups.swap_remove(world.kernel.below(groups.len() as u64) as usize);
+            world.kernel.kill(victim);
+            groups.push(world.start_worker(2, TICK).unwrap().0);
+        }
+        world.kernel.run_until(minutes(&world, 10), || answers.lock().unwrap().len() == count as usize);
+        let answers = answers.lock().unwrap();
+        assert_eq!(answers.len(), count as usize, "seed {seed}");
+        for (prompt, status, body) in answers.iter() {
+            assert_eq!(*status, StatusCode::OK, "seed {seed}: {body}");
+            let wanted = body.matches("\"finish_reason\":\"stop\"").count();
+            assert!((1..=4).contains(&wanted));
+            let choices = choices_of(body, wanted);
+            let logprobs = wanted > 2;
+            for (choice, (text, told)) in (0..).zip(&choices) {
+                assert_eq!(*text, choice_of(prompt, choice), "seed {seed}");
+                assert_eq!(*told, if logprobs { text.chars().count() } else { 0 }, "seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_prompt_of_several_answers_is_charged_once() {
+    let mut world = world(17);
+    world.start_worker(4, TICK).unwrap();
+    let answers = Answers::default();
+    ask(&world, &answers, "hello", json!({"n": 3}));
+    world.kernel.run_until(minutes(&world, 1), || answers.lock().unwrap().len() == 1);
+    let body: Value = serde_json::from_str(&answers.lock().unwrap()[0].2).unwrap();
+    assert_eq!(
+        (body["usage"]["prompt_tokens"].as_u64(), body["usage"]["completion_tokens"].as_u64()),
+        (Some(5), Some(17))
+    );
+    assert_eq!(body["usage"]["total_tokens"], 22);
 }
 
 #[test]

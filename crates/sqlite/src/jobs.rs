@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::job::{Denied, Head, Position, Step, apply};
 use penstock_policy::time::Timestamp;
+use penstock_service::chunk::{self, StoredWords};
 use penstock_service::message;
 use penstock_service::ports::{
     Acceptance, Accepted, Chunk, Claim, Claimed, JobRecord, Jobs, PortResult, QueueId, Reservation, StepResult,
@@ -215,10 +216,11 @@ fn write(connection: &Connection, job: JobId, record: &JobRecord) -> rusqlite::R
 }
 
 fn put_chunk(connection: &Connection, job: JobId, chunk: &Chunk) -> rusqlite::Result<()> {
+    let words = chunk::stored(&chunk.words);
     connection
         .prepare_cached(
-            "INSERT OR REPLACE INTO chunk (job, epoch, seq, parent_epoch, parent_seq, ids, text)
-             VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO chunk (job, epoch, seq, parent_epoch, parent_seq, ids, text, more)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
             job.to_string(),
@@ -227,7 +229,8 @@ fn put_chunk(connection: &Connection, job: JobId, chunk: &Chunk) -> rusqlite::Re
             chunk.parent.map(|parent| parent.epoch.0),
             chunk.parent.map(|parent| parent.seq),
             ids_bytes(&chunk.ids),
-            chunk.text
+            words.text,
+            words.more
         ])
         .map(|_| ())
 }
@@ -236,15 +239,16 @@ fn chunks(connection: &Connection, job: JobId, after: Option<Position>) -> rusql
     let (epoch, seq) = after.map_or((-1, -1), |after| (i64::from(after.epoch.0), i64::from(after.seq)));
     connection
         .prepare_cached(
-            "SELECT epoch, seq, parent_epoch, parent_seq, ids, text FROM chunk
+            "SELECT epoch, seq, parent_epoch, parent_seq, ids, text, more FROM chunk
              WHERE job = ? AND (epoch, seq) > (?, ?) ORDER BY epoch, seq",
         )?
         .query_map(params![job.to_string(), epoch, seq], |row| {
+            let words = StoredWords { text: row.get(5)?, more: row.get(6)? };
             Ok(Chunk {
                 position: position(row, 0)?.ok_or_else(|| malformed(0, "position"))?,
                 parent: position(row, 2)?,
                 ids: ids_from(row.get_ref(4)?.as_blob()?).ok_or_else(|| malformed(4, "token ids"))?,
-                text: row.get(5)?,
+                words: chunk::words(words).ok_or_else(|| malformed(6, "words"))?,
             })
         })?
         .collect()

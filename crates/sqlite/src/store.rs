@@ -17,7 +17,11 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 /// The schema, one step a version; `PRAGMA user_version` counts the steps taken. Steps are never edited, only added.
-const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("schema.sql"),
+    // What a chunk says beyond plain text, as JSON.
+    "ALTER TABLE chunk ADD COLUMN more TEXT;",
+];
 
 /// The most calls committed together: bounds the delay of the first one.
 const GROUP: usize = 256;
@@ -390,5 +394,19 @@ mod tests {
         std::fs::write(&path, vec![b'x'; 4096]).unwrap();
         let error = Store::open(&path, Durability::Process).err().unwrap();
         assert!(error.to_string().contains("db"), "{error}");
+    }
+
+    #[test]
+    fn a_database_of_the_first_schema_gets_the_next_and_keeps_what_it_held() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(MIGRATIONS[0]).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        connection
+            .execute("INSERT INTO chunk (job, epoch, seq, ids, text) VALUES ('j', 1, 0, x'07000000', 'said')", [])
+            .unwrap();
+        migrate(&connection, Path::new("memory")).unwrap();
+        let (text, more): (String, Option<String>) =
+            connection.query_row("SELECT text, more FROM chunk", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        assert_eq!((text.as_str(), more), ("said", None));
     }
 }

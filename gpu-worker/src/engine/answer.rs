@@ -12,11 +12,13 @@
 
 use std::sync::Arc;
 
-use penstock_service::ports::{FinishReason, Sampling};
+use penstock_service::ports::{FinishReason, Part, Sampling, TokenLogprob};
 
+use super::detokenizer::Detokenizer;
+use super::likelihood;
 use super::sampler::{BadLogits, Sampler};
 use super::stops::{Scan, StopScanner};
-use super::tokenizer::{Detokenizer, TextTokenizer, TokenizerError};
+use super::tokenizer::{TextTokenizer, TokenizerError};
 
 /// An answer in the making.
 pub struct Answer {
@@ -26,15 +28,27 @@ pub struct Answer {
     eos: Arc<[u32]>,
     limit: u32,
     tokens: u32,
-    /// Bytes of text that clients have seen from an earlier worker and that are still to come by.
+    /// Tell how likely the tokens were, and so many of the likeliest.
+    logprobs: Option<u32>,
+    tokenizer: TextTokenizer,
+    /// Bytes of the answer that clients have seen from an earlier worker and that are still to come by.
     seen: usize,
+}
+
+/// A token that was chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chosen {
+    /// The token.
+    pub id: u32,
+    /// How likely it was, if that is to be told.
+    pub logprob: Option<TokenLogprob>,
 }
 
 /// What a token adds to an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Growth {
-    /// Text that may now be shown: whole characters, maybe none.
-    pub text: String,
+    /// What may now be shown: whole characters, maybe nothing.
+    pub parts: Vec<Part>,
     /// Whether the answer goes on.
     pub outcome: Outcome,
 }
@@ -65,8 +79,22 @@ impl Answer {
             eos,
             limit,
             tokens: 0,
+            logprobs: None,
+            tokenizer: tokenizer.clone(),
             seen: 0,
         }
+    }
+
+    /// The same, telling how likely its tokens are, and so many of the likeliest, if that is asked for.
+    #[must_use]
+    pub fn with_logprobs(self, logprobs: Option<u32>) -> Self {
+        Self { logprobs, ..self }
+    }
+
+    /// How many of its tokens the model said to itself.
+    #[must_use]
+    pub fn reasoning_tokens(&self) -> u32 {
+        0
     }
 
     /// How many tokens it has, inherited ones and the end token included.
@@ -79,8 +107,11 @@ impl Answer {
     ///
     /// # Errors
     /// [`BadLogits`] if they are no distribution.
-    pub fn choose(&self, logits: &[f32]) -> Result<u32, BadLogits> {
-        self.sampler.choose(logits)
+    pub fn choose(&self, logits: &[f32]) -> Result<Chosen, BadLogits> {
+        let id = self.sampler.choose(logits)?;
+        let told = self.logprobs.filter(|_| !self.eos.contains(&id));
+        let logprob = told.map(|top| likelihood::of(logits, id, top, self.tokenizer.vocabulary()));
+        Ok(Chosen { id, logprob })
     }
 
     /// Appends the ids of an earlier worker, of whose text clients have seen the first `seen` bytes. To be called once,
@@ -90,16 +121,16 @@ impl Answer {
     /// [`TokenizerError`] if the ids have no text.
     pub fn inherit(&mut self, ids: &[u32], seen: usize) -> Result<Growth, TokenizerError> {
         self.seen = seen;
-        let mut text = String::new();
+        let mut parts = Vec::new();
         for &id in ids {
             let growth = self.push(id)?;
-            text += &growth.text;
+            growth.parts.into_iter().for_each(|part| Part::append(&mut parts, part));
             if growth.outcome != Outcome::Open {
-                return Ok(Growth { text, ..growth });
+                return Ok(Growth { parts, ..growth });
             }
         }
         let outcome = if self.tokens >= self.limit { Outcome::Ended(FinishReason::Length) } else { Outcome::Open };
-        Ok(Growth { text, outcome })
+        Ok(Growth { parts, outcome })
     }
 
     /// Appends a token.
@@ -110,42 +141,52 @@ impl Answer {
         self.sampler.record(id);
         self.tokens = self.tokens.saturating_add(1);
         if self.eos.contains(&id) {
-            return self.end(FinishReason::Stop);
+            return Ok(self.end(FinishReason::Stop));
         }
         let piece = self.detokenizer.push(id)?;
-        match self.stops.push(&piece) {
-            Scan::Stop(text) => Ok(self.grown(text, Outcome::Ended(FinishReason::Stop))),
-            Scan::Show(text) if self.tokens < self.limit => Ok(self.grown(text, Outcome::Open)),
-            Scan::Show(text) => {
-                let shown = self.grown(text, Outcome::Open);
-                let rest = self.end(FinishReason::Length)?;
-                Ok(Growth { text: shown.text + &rest.text, ..rest })
-            }
-        }
-    }
-
-    /// Shows everything that was held back. The last half of a character may still complete a stop string.
-    fn end(&mut self, reason: FinishReason) -> Result<Growth, TokenizerError> {
-        let rest = self.detokenizer.finish()?;
-        Ok(match self.stops.push(&rest) {
+        Ok(match self.stops.push(&piece) {
             Scan::Stop(text) => self.grown(text, Outcome::Ended(FinishReason::Stop)),
+            Scan::Show(text) if self.tokens < self.limit => self.grown(text, Outcome::Open),
             Scan::Show(text) => {
-                let text = text + &self.stops.finish();
-                self.grown(text, Outcome::Ended(reason))
+                let mut shown = self.grown(text, Outcome::Open);
+                let rest = self.end(FinishReason::Length);
+                rest.parts.into_iter().for_each(|part| Part::append(&mut shown.parts, part));
+                Growth { outcome: rest.outcome, ..shown }
             }
         })
     }
 
+    /// Shows everything that was held back.
+    fn end(&mut self, reason: FinishReason) -> Growth {
+        let text = self.stops.finish();
+        self.grown(text, Outcome::Ended(reason))
+    }
+
     /// Leaves out what clients have seen.
-    fn grown(&mut self, mut text: String, outcome: Outcome) -> Growth {
-        if self.seen > 0 {
-            // Clients are only ever shown whole characters; should the number lie within one, it is not shown twice.
-            let cut = (self.seen.min(text.len())..=text.len()).find(|&byte| text.is_char_boundary(byte));
-            let cut = cut.unwrap_or(text.len());
-            text.drain(..cut);
-            self.seen = self.seen.saturating_sub(cut);
+    fn grown(&mut self, text: String, outcome: Outcome) -> Growth {
+        let mut parts = Vec::new();
+        Part::append(&mut parts, Part::Content(text));
+        parts.retain_mut(|part| self.is_news(part));
+        Growth { parts, outcome }
+    }
+
+    /// Cuts off what clients have seen of a part; `false` if nothing is left of it.
+    fn is_news(&mut self, part: &mut Part) -> bool {
+        if self.seen == 0 {
+            return true;
         }
-        Growth { text, outcome }
+        let seen = self.seen.min(part.bytes());
+        self.seen -= seen;
+        match part {
+            Part::Content(text) | Part::Reasoning(text) => {
+                // Clients are only ever shown whole characters; should the number lie within one, it is not shown twice.
+                let cut = (seen..=text.len()).find(|&byte| text.is_char_boundary(byte)).unwrap_or(text.len());
+                text.drain(..cut);
+            }
+            // A call is told whole or not at all.
+            Part::Call { .. } => return seen == 0,
+        }
+        part.bytes() > 0
     }
 }
 
@@ -171,12 +212,20 @@ mod tests {
         let mut text = String::new();
         for &id in ids {
             let growth = answer.push(id).unwrap();
-            text += &growth.text;
+            text += &said(&growth);
             if growth.outcome != Outcome::Open {
                 return (text, answer.tokens(), growth.outcome);
             }
         }
         (text, answer.tokens(), Outcome::Open)
+    }
+
+    fn said(growth: &Growth) -> String {
+        let text = |part: &Part| match part {
+            Part::Content(text) | Part::Reasoning(text) => text.clone(),
+            Part::Call { name, arguments } => format!("[{name}{arguments}]"),
+        };
+        growth.parts.iter().map(text).collect()
     }
 
     fn ids(text: &str) -> Vec<u32> {
@@ -195,7 +244,7 @@ mod tests {
     fn the_limit_ends_an_answer_and_shows_what_was_held_back() {
         let ended = Outcome::Ended(FinishReason::Length);
         assert_eq!(play(answer(&["defg"], 5), &ids("abcdefgh")), ("abcde".into(), 5, ended));
-        assert_eq!(play(answer(&[], 3), &ids("a🦀")), ("a\u{fffd}".into(), 3, ended));
+        assert_eq!(play(answer(&[], 3), &ids("a🦀")), ("a".into(), 3, ended));
     }
 
     #[test]
@@ -211,7 +260,7 @@ mod tests {
         let length = Outcome::Ended(FinishReason::Length);
         let script = [ids("ab"), vec![EOS]].concat();
         let growth = answer(&[], 9).inherit(&script, 1).unwrap();
-        assert_eq!(growth, Growth { text: "b".into(), outcome: stop });
+        assert_eq!(growth, Growth { parts: vec![Part::Content("b".into())], outcome: stop });
         assert_eq!(answer(&["b"], 9).inherit(&ids("ab"), 1).unwrap().outcome, stop);
         assert_eq!(answer(&[], 2).inherit(&ids("ab"), 2).unwrap().outcome, length);
         assert_eq!(answer(&[], 0).inherit(&[], 0).unwrap().outcome, length);
@@ -240,7 +289,7 @@ mod tests {
                 Outcome::Open => play(second, &script[cut..]),
                 ended @ Outcome::Ended(_) => (String::new(), second.tokens(), ended),
             };
-            prop_assert_eq!((shown[..seen].to_owned() + &first.text + &rest, tokens, outcome), whole);
+            prop_assert_eq!((shown[..seen].to_owned() + &said(&first) + &rest, tokens, outcome), whole);
         }
     }
 }

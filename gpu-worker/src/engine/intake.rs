@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use penstock_service::ports::{EngineFault, Sequence, TokenEvent};
+use penstock_service::ports::{EngineFault, Sampling, Sequence, TokenEvent};
 use tokio::sync::mpsc;
 
 use super::answer::{Answer, Outcome};
@@ -68,12 +68,15 @@ impl Intake {
                 return None;
             }
         };
-        if !grown.text.is_empty() {
-            let _ = events.try_send(TokenEvent::Tokens { ids: Vec::new(), text: grown.text });
+        if !grown.parts.is_empty() {
+            let inherited = TokenEvent::Tokens { ids: Vec::new(), parts: grown.parts, logprobs: Vec::new() };
+            let _ = events.try_send(inherited);
         }
         if let Outcome::Ended(reason) = grown.outcome {
             let completion_tokens = answer.tokens();
-            let _ = events.try_send(TokenEvent::Finished { reason, completion_tokens, cached_tokens: 0 });
+            let reasoning_tokens = answer.reasoning_tokens();
+            let _ =
+                events.try_send(TokenEvent::Finished { reason, completion_tokens, cached_tokens: 0, reasoning_tokens });
             return None;
         }
         let replay = match self.reproducibility {
@@ -127,7 +130,9 @@ impl Intake {
             return Err(refused("messages", "context_length_exceeded", message));
         }
         let limit = sampling.max_tokens.unwrap_or(left).min(left);
-        let answer = Answer::to(&prompt, sampling, &self.tokenizer, Arc::clone(&self.eos), limit);
+        let sampling = Sampling { seed: sampling.seed_of(sequence.choice), ..sampling.clone() };
+        let answer = Answer::to(&prompt, &sampling, &self.tokenizer, Arc::clone(&self.eos), limit)
+            .with_logprobs(sequence.generation.logprobs);
         Ok(Opened { prompt, prompt_tokens, answer })
     }
 }

@@ -7,19 +7,22 @@
 //! | file | concept |
 //! |---|---|
 //! | [`model`], [`digest`], [`graph`], [`memory`] | what is loaded, and whether it can be |
-//! | [`template`], [`tokenizer`], [`intake`] | from a conversation to tokens |
+//! | [`template`], [`tokenizer`], `vocabulary`, [`intake`] | from a conversation to tokens |
 //! | [`scheduler`], [`task`], [`decoder`] | who runs next, and on what |
 //! | [`watchdog`], [`metrics`] | whether it goes on, and what it does |
-//! | [`sampler`], `draw`, [`stops`], [`answer`] | from logits to text that may be shown |
+//! | [`sampler`], `draw`, `likelihood` | from logits to a token |
+//! | [`detokenizer`], [`stops`], [`answer`] | from tokens to what may be shown |
 //! | [`ort`] | the model itself |
 
 pub mod answer;
 pub mod decoder;
+pub mod detokenizer;
 pub mod device;
 pub mod digest;
 mod draw;
 pub mod graph;
 pub mod intake;
+mod likelihood;
 mod load;
 pub mod memory;
 pub mod metrics;
@@ -34,6 +37,7 @@ pub mod stops;
 pub mod task;
 pub mod template;
 pub mod tokenizer;
+mod vocabulary;
 pub mod warmup;
 pub mod watchdog;
 

@@ -23,6 +23,7 @@ use penstock_policy::preempt::{self, Holder};
 use penstock_policy::prefix::{self, Source};
 use penstock_service::ports::EngineFault;
 
+use super::answer::Chosen;
 use super::decoder::{Decoder, DecoderFault};
 use super::load::Reproducibility;
 use super::rows::Rows;
@@ -332,7 +333,7 @@ impl<D: Decoder> Scheduler<D> {
     }
 
     /// Goes on with a sequence whose prompt is read: with an inherited token, or with the one that was chosen.
-    fn begin(&mut self, row: usize, task: Task, chosen: Option<Result<u32, BadLogits>>) {
+    fn begin(&mut self, row: usize, task: Task, chosen: Option<Result<Chosen, BadLogits>>) {
         let mut running = Running { task, last: 0, replayed: 0 };
         if running.replay() == Replay::Took {
             return self.begin_decoding(row, running);

@@ -175,7 +175,7 @@ fn expect(stream: &mut mpsc::Receiver<TokenEvent>, prompt: &[u32], limit: u32) -
     let (expected, reason) = alone(prompt, limit);
     assert_eq!(answer, expected);
     match end {
-        Some(TokenEvent::Finished { reason: told, completion_tokens, cached_tokens }) => {
+        Some(TokenEvent::Finished { reason: told, completion_tokens, cached_tokens, .. }) => {
             assert_eq!((told, completion_tokens as usize), (reason, expected.len()));
             cached_tokens
         }

@@ -8,7 +8,7 @@ use penstock_policy::prefix;
 use penstock_service::ports::{EngineFault, TokenEvent};
 use tokio::sync::mpsc;
 
-use super::answer::{Answer, Outcome};
+use super::answer::{Answer, Chosen, Outcome};
 use super::sampler::BadLogits;
 
 /// A sequence that was found good and awaits a row.
@@ -47,11 +47,11 @@ impl Task {
     }
 
     /// Appends the token that was chosen and tells of it.
-    pub(super) fn advance(&mut self, chosen: Result<u32, BadLogits>) -> Fate {
+    pub(super) fn advance(&mut self, chosen: Result<Chosen, BadLogits>) -> Fate {
         let grown = chosen
             .map_err(|error| error.to_string())
-            .and_then(|id| Ok((id, self.answer.push(id).map_err(|error| error.to_string())?)));
-        let (id, growth) = match grown {
+            .and_then(|chosen| Ok((self.answer.push(chosen.id).map_err(|error| error.to_string())?, chosen)));
+        let (growth, Chosen { id, logprob }) = match grown {
             Ok(grown) => grown,
             Err(what) => {
                 tracing::error!(job = %self.job, %what, "a sequence failed");
@@ -59,7 +59,7 @@ impl Task {
                 return Fate::Failed;
             }
         };
-        let tokens = TokenEvent::Tokens { ids: vec![id], text: growth.text };
+        let tokens = TokenEvent::Tokens { ids: vec![id], parts: growth.parts, logprobs: logprob.into_iter().collect() };
         if self.events.try_send(tokens).is_err() {
             return Fate::Ends;
         }
@@ -70,6 +70,7 @@ impl Task {
                     reason,
                     completion_tokens: self.answer.tokens(),
                     cached_tokens: self.cached,
+                    reasoning_tokens: self.answer.reasoning_tokens(),
                 });
                 Fate::Ends
             }

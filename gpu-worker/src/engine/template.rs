@@ -297,6 +297,7 @@ mod tests {
             messages: turns.iter().map(|(role, content)| Message::new(*role, *content)).collect(),
             sampling: Sampling::default(),
             date: "2026-11-21".into(),
+            ..Generation::default()
         }
     }
 

@@ -1,22 +1,12 @@
 //! Text to token ids and back.
 //!
-//! Going back is a stream: a character may be spread over several ids (byte-level BPE writes an emoji with up to four),
-//! and what an id looks like depends on its neighbours (leading spaces, merged bytes). So a [`Detokenizer`] decodes a
-//! short window of ids that begins where the text was last whole, and shows what that adds to the window's known part.
-//! While the window ends in a replacement character the last character may be incomplete, and it waits. Decoding the
-//! ids one by one would break characters; decoding the whole answer every time would be quadratic.
-//!
-//! Edge cases: a model that writes bytes which are no text (or replacement characters themselves, which look the same)
-//! would be waited for in vain, so after `PATIENCE_IDS` ids the replacement characters are shown; at the end of an answer what remains is shown, with
-//! replacement characters if it is incomplete; ids beyond the vocabulary and special tokens have no text. The outcome
-//! is a function of the ids alone, so replaying them gives the same text.
+//! Going back is a stream, see [`super::detokenizer`].
 
 use std::path::Path;
 use std::sync::Arc;
 
-/// After how many ids without a whole character broken ones are shown. A character has at most four bytes, so eight
-/// ids that complete none are no text.
-const PATIENCE_IDS: usize = 8;
+use super::detokenizer::Detokenizer;
+use super::vocabulary::Vocabulary;
 
 /// English prose, to measure how many tokens a byte of prompt makes.
 const SAMPLE: &str = "A penstock is the sluice that leads water to a turbine. When it rains for a week, the reservoir \
@@ -29,6 +19,7 @@ evening, when every lamp in the valley is lit at once.\n\nThat is all there is t
 pub struct TextTokenizer {
     inner: Arc<tokenizers::Tokenizer>,
     unknown: Option<u32>,
+    vocabulary: Arc<Vocabulary>,
 }
 
 /// A tokenizer that cannot be used, or a text or ids it cannot convert.
@@ -58,7 +49,8 @@ impl TextTokenizer {
         let document: serde_json::Value =
             serde_json::from_slice(bytes).map_err(|error| TokenizerError(error.to_string()))?;
         let unknown = unknown_id(&document["model"], &inner);
-        Ok(Self { inner: Arc::new(inner), unknown })
+        let vocabulary = Arc::new(Vocabulary::of(&document, inner.get_vocab(true)));
+        Ok(Self { inner: Arc::new(inner), unknown, vocabulary })
     }
 
     /// The ids of `text`. The text comes from a chat template, which writes its own special tokens, so none are added.
@@ -99,10 +91,15 @@ impl TextTokenizer {
     /// A detokeniser at the start of an answer.
     #[must_use]
     pub fn detokenizer(&self) -> Detokenizer {
-        Detokenizer { tokenizer: self.clone(), window: Vec::new(), known: 0 }
+        Detokenizer::new(self.clone())
     }
 
-    fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+    /// What each token is in bytes.
+    pub(super) fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    pub(super) fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         let text = self.inner.decode(ids, true);
         text.map_err(|error| TokenizerError(error.to_string()))
     }
@@ -114,63 +111,8 @@ fn unknown_id(model: &serde_json::Value, tokenizer: &tokenizers::Tokenizer) -> O
     by_name.or_else(|| model["unk_id"].as_u64().and_then(|id| u32::try_from(id).ok()))
 }
 
-/// Turns the ids of one answer into text, as they come.
-#[derive(Clone)]
-pub struct Detokenizer {
-    tokenizer: TextTokenizer,
-    /// The ids from the last whole stretch of text on.
-    window: Vec<u32>,
-    /// How many ids at the window's start have been shown; they are kept for what their neighbours look like.
-    known: usize,
-}
-
-impl Detokenizer {
-    /// Takes the answer's next id and gives the text that is now whole; often empty.
-    ///
-    /// # Errors
-    /// [`TokenizerError`] if the tokenizer's decoder fails.
-    pub fn push(&mut self, id: u32) -> Result<String, TokenizerError> {
-        self.window.push(id);
-        let text = self.fresh()?;
-        let waiting = self.window.len() - self.known;
-        if text.is_empty() || (text.ends_with(char::REPLACEMENT_CHARACTER) && waiting < PATIENCE_IDS) {
-            // Special tokens have no text; without this a run of them would grow the window for ever.
-            if text.is_empty() && waiting >= PATIENCE_IDS {
-                self.advance();
-            }
-            return Ok(String::new());
-        }
-        self.advance();
-        Ok(text)
-    }
-
-    /// The text that remains at the end of the answer, incomplete characters replaced.
-    ///
-    /// # Errors
-    /// [`TokenizerError`] if the tokenizer's decoder fails.
-    pub fn finish(&mut self) -> Result<String, TokenizerError> {
-        let text = self.fresh()?;
-        self.advance();
-        Ok(text)
-    }
-
-    /// What the ids that are not known yet add to the window's text.
-    fn fresh(&self) -> Result<String, TokenizerError> {
-        let known = self.tokenizer.decode(&self.window[..self.known])?;
-        let whole = self.tokenizer.decode(&self.window)?;
-        Ok(whole.get(known.len()..).unwrap_or_default().to_owned())
-    }
-
-    /// Everything in the window has been shown: what was fresh becomes the known part of the next one.
-    fn advance(&mut self) {
-        self.window.drain(..self.known);
-        self.known = self.window.len();
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
-    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -205,69 +147,10 @@ pub(super) mod tests {
         TextTokenizer::from_json(document.to_string().as_bytes()).unwrap()
     }
 
-    fn stream(ids: &[u32]) -> (Vec<String>, String) {
-        let mut detokenizer = bytes().detokenizer();
-        let parts = ids.iter().map(|&id| detokenizer.push(id).unwrap()).collect();
-        (parts, detokenizer.finish().unwrap())
-    }
-
-    #[test]
-    fn a_character_of_several_tokens_is_shown_when_it_is_whole() {
-        let ids = bytes().encode("aé🦀b").unwrap();
-        assert_eq!(ids.len(), 8);
-        let (parts, rest) = stream(&ids);
-        assert_eq!(parts, ["a", "", "é", "", "", "", "🦀", "b"]);
-        assert_eq!(rest, "");
-    }
-
-    #[test]
-    fn an_incomplete_character_is_replaced_only_at_the_very_end() {
-        let (parts, rest) = stream(&[u32::from(b'a'), 0xf0, 0x9f]);
-        assert_eq!(parts, ["a", "", ""]);
-        assert_eq!(rest, "\u{fffd}");
-    }
-
-    #[test]
-    fn bytes_that_are_no_text_are_not_waited_for_for_ever() {
-        let (parts, rest) = stream(&[0x80; 40]);
-        assert!(parts.iter().any(|part| !part.is_empty()));
-        assert!(parts.concat().chars().chain(rest.chars()).all(|c| c == '\u{fffd}'));
-    }
-
-    #[test]
-    fn special_and_unknown_ids_have_no_text_and_keep_none_back() {
-        let mut ids = vec![256; 50];
-        ids.extend([999, u32::from(b'a'), 256, u32::from(b'b')]);
-        let (parts, rest) = stream(&ids);
-        assert_eq!((parts.concat().as_str(), rest.as_str()), ("ab", ""));
-    }
-
     #[test]
     fn a_tokenizer_of_bytes_makes_a_token_of_each() {
         assert!((bytes().tokens_per_byte() - 1.0).abs() < 1e-9);
         assert_eq!(bytes().id_bound(), 257);
         assert!(bytes().says_nothing(&[]) && !bytes().says_nothing(&[5]));
-    }
-
-    proptest! {
-        #[test]
-        fn the_parts_make_the_text_and_no_part_breaks_a_character(text in "\\PC{0,40}") {
-            let text = text.replace(char::REPLACEMENT_CHARACTER, "");
-            let tokenizer = bytes();
-            let (parts, rest) = stream(&tokenizer.encode(&text).unwrap());
-            let shown = parts.concat() + &rest;
-            prop_assert!(!shown.contains(char::REPLACEMENT_CHARACTER));
-            prop_assert_eq!(shown, text);
-        }
-
-        #[test]
-        fn any_bytes_come_out_as_the_lossy_text_of_all_of_them(ids in proptest::collection::vec(0u32..256, 0..30)) {
-            let (parts, rest) = stream(&ids);
-            let shown = parts.concat() + &rest;
-            let raw: Vec<u8> = ids.iter().map(|&id| u8::try_from(id).unwrap()).collect();
-            // Valid stretches are never lost; how many replacement characters a broken one makes is not promised.
-            let letters = |text: &str| text.chars().filter(char::is_ascii).collect::<String>();
-            prop_assert_eq!(letters(&shown), letters(&String::from_utf8_lossy(&raw)));
-        }
     }
 }

@@ -12,7 +12,7 @@ use penstock_policy::classes::Class;
 use penstock_policy::id::{JobId, TenantId};
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
-    Engine, EngineFault, FinishReason, Generation, Sampling, Sequence, TokenEvent, TokenStream,
+    Engine, EngineFault, FinishReason, Generation, Part, Sampling, Sequence, TokenEvent, TokenLogprob, TokenStream,
 };
 use penstock_wire::chat::Message;
 
@@ -50,7 +50,9 @@ pub fn sequence(prompt: &str) -> Sequence {
             messages: vec![Message::new("user", prompt)],
             sampling: Sampling::default(),
             date: "2026-11-21".into(),
+            ..Generation::default()
         },
+        choice: 0,
         resume_ids: Vec::new(),
         resume_bytes: 0,
     }
@@ -62,12 +64,25 @@ pub struct Reply {
     pub prompt_tokens: u32,
     pub ids: Vec<u32>,
     pub text: String,
+    /// The same by channel.
+    pub parts: Vec<Part>,
+    pub logprobs: Vec<TokenLogprob>,
     /// How many bytes of text there were after each id.
     pub shown_after: Vec<usize>,
     pub end: Option<Result<(FinishReason, u32), EngineFault>>,
 }
 
 impl Reply {
+    fn hear(&mut self, parts: &[Part]) {
+        for part in parts {
+            match part {
+                Part::Content(text) | Part::Reasoning(text) => self.text += text,
+                Part::Call { name, arguments } => self.text.extend([name.as_str(), arguments]),
+            }
+            Part::append(&mut self.parts, part.clone());
+        }
+    }
+
     pub fn fault(&self) -> &EngineFault {
         self.end.as_ref().unwrap().as_ref().unwrap_err()
     }
@@ -90,9 +105,10 @@ pub fn read(mut stream: TokenStream) -> Reply {
                 started = true;
                 reply.prompt_tokens = prompt_tokens;
             }
-            TokenEvent::Tokens { ids, text } => {
+            TokenEvent::Tokens { ids, parts, logprobs } => {
                 assert!(started);
-                reply.text += &text;
+                reply.hear(&parts);
+                reply.logprobs.extend(logprobs);
                 reply.shown_after.extend(ids.iter().map(|_| reply.text.len()));
                 reply.ids.extend(ids);
             }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use penstock_policy::id::{Epoch, JobId, Nonce};
 use penstock_policy::job::{Denied, End, Head, Position, State, Step, apply};
+use penstock_service::chunk::Words;
 use penstock_service::ports::{
-    Answer, Chunk, Claimed, ErrorVerdict, FinishReason, JobRecord, Jobs, StepResult, Stepped,
+    Answer, Chunk, Claimed, ErrorVerdict, FinishReason, JobRecord, Jobs, Part, StepResult, Stepped,
 };
 
 use crate::harness::*;
@@ -50,6 +51,11 @@ async fn of_sixteen_workers_one_claims_and_the_others_learn_until_when() {
     assert_eq!(record, *winners[0]);
     assert_eq!((record.spec, record.started), (Some(spec(job)), Some(NOW)));
     assert_eq!((record.head.interest, record.head.state), (1, State::Running));
+}
+
+fn said(text: &str) -> Words {
+    let parts = if text.is_empty() { Vec::new() } else { vec![Part::Content(text.to_owned())] };
+    Words { parts, ..Words::default() }
 }
 
 #[tokio::test]
@@ -157,7 +163,13 @@ async fn an_end_keeps_its_particulars_and_is_never_changed() {
     let job = fresh_job();
     held(world.aws.claim(&claim(job, "w", "sha256:ab"), nonce(), NOW).await.unwrap());
     let last = Some(Position { epoch: Epoch(1), seq: 0 });
-    let answer = Answer { reason: FinishReason::Stop, prompt_tokens: 3, completion_tokens: 5, cached_tokens: 2 };
+    let answer = Answer {
+        reasons: vec![FinishReason::Stop, FinishReason::Stop],
+        prompt_tokens: 3,
+        completion_tokens: 5,
+        cached_tokens: 2,
+        reasoning_tokens: 1,
+    };
     let end = Stepped {
         step: Step::Finish { epoch: Epoch(1), end: End::Succeeded, last },
         outcome: Some(Ok(answer.clone())),
@@ -188,7 +200,7 @@ async fn another_model_may_take_a_job_over_only_before_its_first_word() {
     let taken = held(world.aws.claim(&claim(job, "v", "new"), nonce(), NOW).await.unwrap());
     assert_eq!((taken.digest.as_deref(), taken.head.epoch), (Some("new"), Epoch(2)));
 
-    let chunk = Chunk { position: Position { epoch: Epoch(2), seq: 0 }, parent: None, ids: vec![1], text: "a".into() };
+    let chunk = Chunk { position: Position { epoch: Epoch(2), seq: 0 }, parent: None, ids: vec![1], words: said("a") };
     world.aws.put_chunk(job, &chunk).await.unwrap();
     assert!(step(&world, job, Step::Release { epoch: Epoch(2), blameless: true }).await.is_ok());
     let refused = world.aws.claim(&claim(job, "w", "old"), nonce(), NOW).await.unwrap();
@@ -207,7 +219,7 @@ async fn chunks_come_in_order_across_pages_and_after_a_place() {
             position: Position { epoch: Epoch(1 + number / 12), seq: number % 12 },
             parent: (number == 12).then_some(Position { epoch: Epoch(1), seq: 11 }),
             ids: vec![number; 3],
-            text: if number == 29 { String::new() } else { text.clone() },
+            words: said(if number == 29 { "" } else { &text }),
         })
         .collect();
     for chunk in chunks.iter().rev() {

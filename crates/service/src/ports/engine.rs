@@ -5,7 +5,7 @@ use penstock_policy::classes::Class;
 use penstock_policy::id::{JobId, TenantId};
 use tokio::sync::mpsc;
 
-use super::{FinishReason, Generation};
+use super::{FinishReason, Generation, Part, TokenLogprob};
 
 /// What an engine runs and how much of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,9 +35,13 @@ pub struct Sequence {
     pub class: Class,
     /// What to generate.
     pub generation: Generation,
+    /// Which of the answers asked for this is, from 0: the tokens are drawn by
+    /// [`Sampling::seed_of`](super::Sampling::seed_of).
+    pub choice: u32,
     /// Token ids of the answer that an earlier worker had sampled already, oldest first.
     pub resume_ids: Vec<u32>,
-    /// How many bytes of the answer's text clients may have seen already; a prefix of the text of `resume_ids`.
+    /// How many bytes of the answer's parts ([`Part::bytes`]) clients may have seen already; a prefix of what
+    /// `resume_ids` say.
     pub resume_bytes: usize,
 }
 
@@ -53,8 +57,10 @@ pub enum TokenEvent {
     Tokens {
         /// The ids sampled since the last event, held-back ones and the end token included.
         ids: Vec<u32>,
-        /// The text that may now be shown: whole characters, and nothing that could still become a stop string.
-        text: String,
+        /// What may now be shown: whole characters, and nothing that could still become a stop string or a marker.
+        parts: Vec<Part>,
+        /// How likely each of the ids was, if asked for; end tokens, which nobody is shown, are left out.
+        logprobs: Vec<TokenLogprob>,
     },
     /// The answer is complete.
     Finished {
@@ -64,6 +70,8 @@ pub enum TokenEvent {
         completion_tokens: u32,
         /// Tokens of the prompt that were in the cache already, so that nobody computed them again.
         cached_tokens: u32,
+        /// Tokens of the whole answer that the model said to itself.
+        reasoning_tokens: u32,
     },
     /// There will be no answer.
     Failed(EngineFault),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 const NEWEST: u32 = 2;
 
 /// What to generate.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Generation {
     /// The format's version: 1, or 2 if the request uses what workers of version 1 would have overlooked.
     pub v: u32,
@@ -20,6 +20,12 @@ pub struct Generation {
     pub sampling: Sampling,
     /// The date chat templates print, `YYYY-MM-DD`.
     pub date: String,
+    /// How many answers are asked for, at least 1.
+    #[serde(default = "one_answer", skip_serializing_if = "is_one_answer")]
+    pub choices: u32,
+    /// Tell how likely each token was, and so many of the likeliest ones; `None`: do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<u32>,
 }
 
 /// How tokens are chosen. Everything that chance or the calendar could change is fixed here at admission, so that a
@@ -72,7 +78,28 @@ impl Default for Sampling {
     }
 }
 
+impl Default for Generation {
+    fn default() -> Self {
+        Self {
+            v: 1,
+            messages: Vec::new(),
+            sampling: Sampling::default(),
+            date: String::new(),
+            choices: 1,
+            logprobs: None,
+        }
+    }
+}
+
 impl Sampling {
+    /// The seed of one of the answers asked for: each draws its own tokens, and the first draws as if it were the only
+    /// one.
+    #[must_use]
+    pub const fn seed_of(&self, choice: u32) -> u64 {
+        // An odd multiplier is a bijection, and the sampler mixes what it gets.
+        self.seed.wrapping_add((choice as u64).wrapping_mul(0xd134_2543_de82_ef95))
+    }
+
     /// Whether a worker that knows payloads of version 1 only would choose the same tokens.
     fn is_of_version_1(&self) -> bool {
         self.top_k.is_none() && self.min_p == 0.0 && is_one(&self.repetition_penalty) && self.logit_bias.is_empty()
@@ -83,7 +110,8 @@ impl Generation {
     /// The same, with the oldest version whose readers would give this answer.
     #[must_use]
     pub fn versioned(mut self) -> Self {
-        self.v = if self.sampling.is_of_version_1() { 1 } else { NEWEST };
+        let of_version_1 = self.sampling.is_of_version_1() && self.choices == 1 && self.logprobs.is_none();
+        self.v = if of_version_1 { 1 } else { NEWEST };
         self
     }
 
@@ -96,6 +124,14 @@ impl Generation {
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+fn one_answer() -> u32 {
+    1
+}
+
+fn is_one_answer(choices: &u32) -> bool {
+    *choices == 1
 }
 
 fn one() -> f32 {

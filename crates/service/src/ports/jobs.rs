@@ -12,6 +12,7 @@ use penstock_policy::resume::Link;
 use penstock_policy::time::Timestamp;
 
 use super::{BucketKey, Levels, MarkerKey, Message, PortResult, Reservation, Take};
+use crate::chunk::Words;
 
 /// What is fixed about a job when it is accepted. Travels in the message, and makes the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +73,8 @@ pub enum FinishReason {
     Stop,
     /// It reached the most tokens allowed.
     Length,
+    /// The model wants tools called.
+    ToolCalls,
 }
 
 impl FinishReason {
@@ -81,27 +84,30 @@ impl FinishReason {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
         }
     }
 
     /// The reason of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Stop, Self::Length].into_iter().find(|reason| reason.name() == name)
+        [Self::Stop, Self::Length, Self::ToolCalls].into_iter().find(|reason| reason.name() == name)
     }
 }
 
 /// A successful end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Why it ended.
-    pub reason: FinishReason,
-    /// Tokens of the prompt.
+    /// Why each of the answers asked for ended; at least one.
+    pub reasons: Vec<FinishReason>,
+    /// Tokens of the prompt, which all answers share.
     pub prompt_tokens: u32,
-    /// Tokens of the answer, the end token included.
+    /// Tokens of all answers, end tokens included.
     pub completion_tokens: u32,
     /// Tokens of the prompt that the worker had in its cache already.
     pub cached_tokens: u32,
+    /// Tokens of all answers that the model said to itself.
+    pub reasoning_tokens: u32,
 }
 
 /// A failure.
@@ -128,8 +134,8 @@ impl ErrorVerdict {
 /// How a job ended.
 pub type Outcome = Result<Answer, ErrorVerdict>;
 
-/// A piece of a job's output.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A piece of one of a job's answers.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
     /// Where it stands.
     pub position: Position,
@@ -137,8 +143,8 @@ pub struct Chunk {
     pub parent: Option<Position>,
     /// The token ids it adds, held-back ones included.
     pub ids: Vec<u32>,
-    /// The text it shows.
-    pub text: String,
+    /// What it says, and in which of the answers.
+    pub words: Words,
 }
 
 impl Link for Chunk {

@@ -16,6 +16,7 @@ mod jobs;
 mod limits;
 mod markers;
 mod queue;
+mod said;
 
 pub use blobs::{BlobKey, Blobs};
 pub use clock::{Clock, Entropy, Spawner};
@@ -29,6 +30,7 @@ pub use jobs::{
 pub use limits::{BucketKey, Levels, Limits, Reservation, Take, TakeOutcome, TakePart};
 pub use markers::{MarkerKey, Markers};
 pub use queue::{Delivery, INLINE_BYTES, Message, Payload, Queue, QueueId, Receipt};
+pub use said::{Likelihood, Part, TokenLogprob};
 
 /// Why a port could not do what it was asked. Refusals that belong to the protocol are not errors: each method says
 /// them in its own answer type.

@@ -1,9 +1,8 @@
 //! The answers, whole and in chunks, exactly as the stock clients read them.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::Usage;
+use super::{Logprobs, Usage};
 
 /// A whole answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,7 +15,7 @@ pub struct Completion {
     pub created: i64,
     /// The model that answered.
     pub model: String,
-    /// The answers; one.
+    /// The answers, in the order of their numbers.
     pub choices: Vec<Choice>,
     /// Tokens used.
     pub usage: Usage,
@@ -32,9 +31,9 @@ pub struct Choice {
     pub index: u32,
     /// What was said.
     pub message: AnswerMessage,
-    /// Always null: log probabilities are not offered.
-    pub logprobs: Option<Value>,
-    /// `stop` or `length`.
+    /// How likely its tokens were, if asked for.
+    pub logprobs: Option<Logprobs>,
+    /// `stop`, `length` or `tool_calls`.
     pub finish_reason: String,
 }
 
@@ -43,10 +42,37 @@ pub struct Choice {
 pub struct AnswerMessage {
     /// Always `assistant`.
     pub role: String,
-    /// The text.
-    pub content: String,
+    /// The text; null if there are tool calls and no text.
+    pub content: Option<String>,
+    /// What the model said to itself before it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// The tools the model wants called.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
     /// Always null.
     pub refusal: Option<String>,
+}
+
+/// A tool the model wants called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// Names the call in the message that answers it.
+    pub id: String,
+    /// Always `function`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What to call.
+    pub function: FunctionCall,
+}
+
+/// A function and its arguments.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionCall {
+    /// One of the names in the request's `tools`.
+    pub name: String,
+    /// JSON text, as the model wrote it.
+    pub arguments: String,
 }
 
 /// A part of a streamed answer.
@@ -77,9 +103,9 @@ pub struct ChunkChoice {
     pub index: u32,
     /// What is new.
     pub delta: Delta,
-    /// Always null.
-    pub logprobs: Option<Value>,
-    /// Set in the last piece: `stop` or `length`.
+    /// How likely the tokens behind it were, if asked for. Some of them may be held back still, or say nothing.
+    pub logprobs: Option<Logprobs>,
+    /// Set in the last piece: `stop`, `length` or `tool_calls`.
     pub finish_reason: Option<String>,
 }
 
@@ -92,4 +118,20 @@ pub struct Delta {
     /// More text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// More of what the model says to itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// More tool calls, each whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
+}
+
+/// A tool call in a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCallDelta {
+    /// Its place among the calls of its answer, from 0.
+    pub index: u32,
+    /// The call.
+    #[serde(flatten)]
+    pub call: ToolCall,
 }

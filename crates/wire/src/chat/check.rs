@@ -94,3 +94,31 @@ pub(super) fn logit_bias(map: Option<Map<String, Value>>) -> Result<BTreeMap<u32
     };
     map.into_iter().map(entry).collect()
 }
+
+/// The most answers to one request: they take slots of one worker together.
+const MAX_CHOICES: u32 = 8;
+
+pub(super) fn choices(n: Option<i64>) -> Result<u32, BadRequest> {
+    let n = n.unwrap_or(1);
+    match u32::try_from(n) {
+        Ok(n @ 1..=MAX_CHOICES) => Ok(n),
+        Ok(_) | Err(_) => {
+            let message = format!("'n' is {n}: must be between 1 and {MAX_CHOICES}; for more, send more requests");
+            Err(BadRequest::field("n", "invalid_value", message))
+        }
+    }
+}
+
+/// The most of the likeliest tokens that are told.
+const MAX_TOP_LOGPROBS: u32 = 20;
+
+pub(super) fn logprobs(wanted: Option<bool>, top: Option<i64>) -> Result<Option<u32>, BadRequest> {
+    let refuse = |message: String| Err(BadRequest::field("top_logprobs", "invalid_value", message));
+    match (wanted.unwrap_or(false), top.map(u32::try_from)) {
+        (true, None) => Ok(Some(0)),
+        (true, Some(Ok(top @ 0..=MAX_TOP_LOGPROBS))) => Ok(Some(top)),
+        (true, Some(_)) => refuse(format!("'top_logprobs' must be between 0 and {MAX_TOP_LOGPROBS}")),
+        (false, None | Some(Ok(0))) => Ok(None),
+        (false, Some(_)) => refuse("'top_logprobs' needs 'logprobs' to be true".to_owned()),
+    }
+}

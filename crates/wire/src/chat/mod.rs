@@ -2,11 +2,15 @@
 
 mod answer;
 mod check;
+mod logprobs;
 mod message;
 mod request;
 mod usage;
 
-pub use answer::{AnswerMessage, Choice, ChunkChoice, Completion, CompletionChunk, Delta};
+pub use answer::{
+    AnswerMessage, Choice, ChunkChoice, Completion, CompletionChunk, Delta, FunctionCall, ToolCall, ToolCallDelta,
+};
+pub use logprobs::{Likelihood, Logprobs, TokenLogprob};
 pub use message::Message;
 pub use request::{ChatRequest, MAX_BODY_BYTES};
-pub use usage::{PromptDetails, Usage};
+pub use usage::{CompletionDetails, PromptDetails, Usage};

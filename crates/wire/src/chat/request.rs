@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::check::{RawStop, logit_bias, max_tokens, missing, stops, top_k, within};
+use super::check::{RawStop, choices, logit_bias, logprobs, max_tokens, missing, stops, top_k, within};
 use super::message::{Message, RawMessage};
 use crate::error::BadRequest;
 
@@ -45,6 +45,10 @@ pub struct ChatRequest {
     pub repetition_penalty: f32,
     /// Added to the logits of these tokens, -100 to 100 each; at most 1024 of them.
     pub logit_bias: BTreeMap<u32, f32>,
+    /// How many answers are asked for, 1 to 8.
+    pub n: u32,
+    /// Tell how likely each token was, and so many of the likeliest ones, 0 to 20; `None`: do not.
+    pub logprobs: Option<u32>,
     /// `auto`, `default`, `flex`, `priority` and the like.
     pub service_tier: Option<String>,
 }
@@ -69,9 +73,9 @@ struct RawRequest {
     min_p: Option<f32>,
     repetition_penalty: Option<f32>,
     service_tier: Option<String>,
-    n: Option<u32>,
+    n: Option<i64>,
     logprobs: Option<bool>,
-    top_logprobs: Option<u32>,
+    top_logprobs: Option<i64>,
     logit_bias: Option<serde_json::Map<String, Value>>,
     tools: Option<Vec<Value>>,
     functions: Option<Vec<Value>>,
@@ -118,9 +122,6 @@ impl RawRequest {
             Err(BadRequest::field(param, "unsupported_parameter", format!("{what}; leave '{param}' out")))
         };
         match self {
-            Self { n: Some(n), .. } if *n != 1 => refuse("n", "only one choice per request is offered"),
-            Self { logprobs: Some(true), .. } => refuse("logprobs", "log probabilities are not offered"),
-            Self { top_logprobs: Some(1..), .. } => refuse("top_logprobs", "log probabilities are not offered"),
             Self { tools: Some(tools), .. } if !tools.is_empty() => refuse("tools", "tool calls are not offered"),
             Self { functions: Some(list), .. } if !list.is_empty() => {
                 refuse("functions", "function calls are not offered")
@@ -172,6 +173,8 @@ impl RawRequest {
             min_p: within("min_p", self.min_p, 0.0, 0.0, 1.0)?,
             repetition_penalty: within("repetition_penalty", self.repetition_penalty, 1.0, f32::MIN_POSITIVE, 2.0)?,
             logit_bias: logit_bias(self.logit_bias)?,
+            n: choices(self.n)?,
+            logprobs: logprobs(self.logprobs, self.top_logprobs)?,
             service_tier: self.service_tier,
         })
     }
@@ -261,8 +264,11 @@ mod tests {
             ("stop", json!(["a", "b", "c", "d", "e"]), "invalid_value"),
             ("stop", json!([""]), "invalid_value"),
             ("stream", json!("yes"), "invalid_type"),
-            ("n", json!(2), "unsupported_parameter"),
-            ("logprobs", json!(true), "unsupported_parameter"),
+            ("n", json!(0), "invalid_value"),
+            ("n", json!(9), "invalid_value"),
+            ("n", json!(1.5), "invalid_type"),
+            ("logprobs", json!(3), "invalid_type"),
+            ("top_logprobs", json!(3), "invalid_value"),
             ("tools", json!([{"type": "function"}]), "unsupported_parameter"),
             ("response_format", json!({"type": "json_object"}), "unsupported_parameter"),
             ("presence_penalty", json!(3), "invalid_value"),
@@ -308,6 +314,18 @@ mod tests {
         for all in [-1, 0] {
             assert_eq!(parse(&with("top_k", json!(all))).unwrap().top_k, None);
         }
+    }
+
+    #[test]
+    fn log_probabilities_are_asked_for_before_the_likeliest_ones() {
+        assert_eq!(parse(&with("logprobs", json!(false))).unwrap().logprobs, None);
+        assert_eq!(parse(&with("logprobs", json!(true))).unwrap().logprobs, Some(0));
+        let mut body = with("logprobs", json!(true));
+        for (top, expected) in [(0, Ok(Some(0))), (20, Ok(Some(20))), (21, Err(())), (-1, Err(()))] {
+            body["top_logprobs"] = json!(top);
+            assert_eq!(parse(&body).map(|request| request.logprobs).map_err(|_| ()), expected, "{top}");
+        }
+        assert_eq!(parse(&with("n", json!(8))).unwrap().n, 8);
     }
 
     #[test]

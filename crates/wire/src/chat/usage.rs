@@ -14,6 +14,9 @@ pub struct Usage {
     /// What the prompt's tokens were.
     #[serde(default)]
     pub prompt_tokens_details: PromptDetails,
+    /// What the answers' tokens were.
+    #[serde(default)]
+    pub completion_tokens_details: CompletionDetails,
 }
 
 /// What the prompt's tokens were.
@@ -21,6 +24,13 @@ pub struct Usage {
 pub struct PromptDetails {
     /// Tokens that were in the cache of the worker already.
     pub cached_tokens: u32,
+}
+
+/// What the answers' tokens were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompletionDetails {
+    /// Tokens that the model said to itself.
+    pub reasoning_tokens: u32,
 }
 
 impl Usage {
