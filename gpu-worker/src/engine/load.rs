@@ -124,16 +124,21 @@ pub enum LoadError {
 }
 
 /// An engine's parts, before its threads run.
-pub(super) struct Loaded {
-    pub(super) info: EngineInfo,
+pub struct Loaded {
+    /// What it is.
+    pub info: EngineInfo,
     pub(super) intake: Intake,
-    pub(super) scheduler: Scheduler<SlotDecoder>,
+    /// Empty and warm.
+    pub scheduler: Scheduler<SlotDecoder>,
     pub(super) cancel: Cancel,
     pub(super) limits: Limits,
 }
 
 /// Reads, checks, warms up and measures. Takes from tens of milliseconds to seconds, by the size of the weights.
-pub(super) fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
+///
+/// # Errors
+/// [`LoadError`], saying which file, field or setting is wrong.
+pub fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
     let rows = config.slots.map_or(MOST_SLOTS, NonZeroU32::get);
     let bounds = batch::Config::new(rows, config.step_tokens, CHUNK_TOKENS, OVERTAKES).map_err(LoadError::Bounds)?;
     let environment = environment(&config.library)?;

@@ -23,7 +23,7 @@ mod draw;
 pub mod graph;
 pub mod intake;
 mod likelihood;
-mod load;
+pub mod load;
 pub mod memory;
 pub mod metrics;
 pub mod model;
