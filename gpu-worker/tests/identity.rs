@@ -136,3 +136,23 @@ fn logits_are_the_same_to_the_last_bit_beside_any_number_of_neighbours_and_howev
         }
     }
 }
+
+#[test]
+fn reading_gives_the_same_bits_as_decoding_where_the_decoder_says_so() {
+    for (name, cases) in &expected() {
+        for reading in [Reading::AsExported, Reading::InSinglePrecision] {
+            let mut decoder = loaded(name, 4, reading);
+            let says_so = decoder.reads_as_it_decodes();
+            assert_eq!(
+                says_so,
+                cfg!(target_arch = "x86_64") && (reading == Reading::AsExported || !name.ends_with("int4"))
+            );
+            for case in cases.iter().filter(|_| says_so) {
+                let decoded = bits(&mut decoder, case, 0, CAPACITY);
+                let whole = Case { prompt: [&case.prompt[..], &case.answer].concat(), answer: Vec::new() };
+                let read = bits(&mut decoder, &whole, 0, CAPACITY);
+                assert_eq!(read.last(), decoded.last(), "{name}: {} tokens", whole.prompt.len());
+            }
+        }
+    }
+}

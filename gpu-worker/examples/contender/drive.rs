@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use penstock_gpu_worker::engine::answer::Answer;
 use penstock_gpu_worker::engine::load::{Loaded, load};
+use penstock_gpu_worker::engine::ort::Kernels;
 use penstock_gpu_worker::engine::scheduler::Progress;
 use penstock_gpu_worker::engine::task::Task;
 use penstock_gpu_worker::engine::tokenizer::TextTokenizer;
@@ -30,6 +31,8 @@ pub(crate) struct Setup {
     pub(crate) slots: Option<NonZeroU32>,
     pub(crate) tenants: Tenants,
     pub(crate) reproducibility: Reproducibility,
+    /// Whose attention computes.
+    pub(crate) kernels: Kernels,
 }
 
 /// Whose the requests are.
@@ -85,6 +88,7 @@ pub(crate) fn run(setup: &Setup, requests: &[Request]) -> Result<Ran, Box<dyn Er
         slots: setup.slots,
         max_context: NonZeroU32::new(u32::try_from(longest.unwrap_or(0))?),
         reproducibility: setup.reproducibility,
+        kernels: setup.kernels,
         ..EngineConfig::new(&setup.model, &setup.library)
     };
     let tokenizer = TextTokenizer::from_file(&setup.model.join("tokenizer.json"))?;

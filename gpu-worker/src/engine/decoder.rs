@@ -12,6 +12,16 @@ use std::sync::Arc;
 /// Receives the logits of a row: its place in the call (0 for a prefill) and one number per vocabulary entry.
 pub type OnLogits<'a> = &'a mut dyn FnMut(usize, &[f32]);
 
+/// Whether tokens that were chosen, and put through the model one at a time, may stand for tokens that were read as part
+/// of a prompt: may others reuse them, and may a worker that takes an answer over read what it inherits?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChosenTokens {
+    /// They may: the numbers are the same to the last bit, or the last bits do not matter.
+    LikeRead,
+    /// They may not: the same numbers come out only of the same calls.
+    Apart,
+}
+
 /// Ends the call that is running, from another thread; the call fails. Later calls fail too, until [`Decoder::resume`].
 pub type Cancel = Arc<dyn Fn() + Send + Sync>;
 

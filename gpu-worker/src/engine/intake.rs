@@ -11,7 +11,7 @@ use penstock_service::ports::{EngineFault, Sampling, Sequence, TokenEvent};
 use tokio::sync::mpsc;
 
 use super::answer::{Answer, Outcome};
-use super::load::Reproducibility;
+use super::decoder::ChosenTokens;
 use super::model::ModelFolder;
 use super::task::Task;
 use super::template::ChatTemplate;
@@ -24,20 +24,20 @@ pub struct Intake {
     eos: Arc<[u32]>,
     vocab_size: usize,
     context_length: u32,
-    reproducibility: Reproducibility,
+    chosen: ChosenTokens,
 }
 
 impl Intake {
     /// The intake of a model whose prompts and answers have at most `context_length` tokens together.
     #[must_use]
-    pub fn new(folder: ModelFolder, context_length: u32, reproducibility: Reproducibility) -> Self {
+    pub fn new(folder: ModelFolder, context_length: u32, chosen: ChosenTokens) -> Self {
         Self {
             template: folder.template,
             tokenizer: folder.tokenizer,
             eos: folder.config.eos.into(),
             vocab_size: folder.config.vocab_size,
             context_length,
-            reproducibility,
+            chosen,
         }
     }
 
@@ -79,9 +79,9 @@ impl Intake {
                 events.try_send(TokenEvent::Finished { reason, completion_tokens, cached_tokens: 0, reasoning_tokens });
             return None;
         }
-        let replay = match self.reproducibility {
-            Reproducibility::Exact => sequence.resume_ids,
-            Reproducibility::BestEffort => {
+        let replay = match self.chosen {
+            ChosenTokens::Apart => sequence.resume_ids,
+            ChosenTokens::LikeRead => {
                 prompt.extend_from_slice(&sequence.resume_ids);
                 Vec::new()
             }

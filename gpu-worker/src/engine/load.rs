@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use penstock_policy::batch::{self, InvalidConfig};
 use penstock_service::ports::EngineInfo;
 
-use super::decoder::{Cancel, Decoder, DecoderFault};
+use super::decoder::{Cancel, ChosenTokens, Decoder, DecoderFault};
 use super::device::Device;
 use super::digest::Quantized;
+use super::graph_bytes::reads_faster_in_single_precision;
 use super::intake::Intake;
 use super::memory::Shortage;
 use super::model::{ModelError, ModelFolder};
-use super::ort::{LibraryError, Padding, Reading, SlotDecoder, SlotError, SlotOptions, environment};
-use super::precision;
+use super::ort::{Kernels, LibraryError, Padding, Reading, SlotDecoder, SlotError, SlotOptions, environment};
 use super::scheduler::Scheduler;
 use super::warmup::{Warm, warm_up};
 use super::watchdog::Limits;
@@ -51,17 +51,20 @@ pub struct EngineConfig {
     pub step_tokens: u32,
     /// Whether an answer must not depend on its neighbours and on being taken over.
     pub reproducibility: Reproducibility,
+    /// Whose attention computes, on a processor.
+    pub kernels: Kernels,
 }
 
 /// Whether an answer may depend on what happens to run beside it, and on how often it changed hands.
 ///
-/// ONNX Runtime computes one token by other kernels than several, in matrix products with 4-bit weights as well as in
-/// attention, and their last bits differ; a near tie between two tokens may then go the other way.
+/// ONNX Runtime computes one token by other kernels than several, in matrix products with 4-bit weights as well as in its
+/// own attention, and their last bits differ; a near tie between two tokens may then go the other way. Our attention does
+/// not, and neither do products in single precision or with 8-bit weights on x86.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reproducibility {
-    /// It may not: an answer that another worker continues is, bit for bit, the answer the first would have given. The
-    /// inherited tokens go through the model one at a time again, beside whatever else decodes, which takes as long as
-    /// they took the first time; and calls with 4-bit weights have two rows at least.
+    /// It may not: an answer that another worker continues is, bit for bit, the answer the first would have given. Where
+    /// kernels differ, the inherited tokens go through the model one at a time again, beside whatever else decodes, which
+    /// takes as long as they took the first time; and calls with 4-bit weights have two rows at least.
     #[default]
     Exact,
     /// It may, in the last bits of the logits. Inherited tokens are read with the prompt, in a fraction of the time.
@@ -69,7 +72,7 @@ pub enum Reproducibility {
 }
 
 impl EngineConfig {
-    /// As many slots as are best, one thread, the model's own context, 512 tokens a round, exact.
+    /// As many slots as are best, one thread, the model's own context, 512 tokens a round, exact, our attention.
     #[must_use]
     pub fn new(model_dir: impl Into<PathBuf>, library: impl Into<PathBuf>) -> Self {
         Self {
@@ -82,6 +85,7 @@ impl EngineConfig {
             max_context: None,
             step_tokens: 512,
             reproducibility: Reproducibility::Exact,
+            kernels: Kernels::Ours,
         }
     }
 
@@ -144,9 +148,9 @@ pub fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
     let environment = environment(&config.library)?;
     let folder = ModelFolder::open(&config.model_dir)?;
     let context_length = context_length(&folder, config);
-    let reading = match (&config.device, precision::multiplies_bytes()) {
-        (Device::Cpu, false) => Reading::InSinglePrecision,
-        (Device::Cpu, true) | (Device::Cuda(_), _) => Reading::AsExported,
+    let reading = match &config.device {
+        Device::Cpu if reads_faster_in_single_precision() => Reading::InSinglePrecision,
+        Device::Cpu | Device::Cuda(_) => Reading::AsExported,
     };
     let options = SlotOptions {
         slots: rows as usize,
@@ -159,9 +163,14 @@ pub fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
         },
         device: config.device.clone(),
         reading,
+        kernels: config.kernels,
     };
     let mut decoder = SlotDecoder::load(&environment, &folder.graph, &folder.config, options.clone())
         .map_err(|source| LoadError::Graph { graph: folder.graph.clone(), source })?;
+    let chosen = match config.reproducibility {
+        Reproducibility::Exact if !decoder.reads_as_it_decodes() => ChosenTokens::Apart,
+        Reproducibility::Exact | Reproducibility::BestEffort => ChosenTokens::LikeRead,
+    };
     let warm = warm_up(&mut decoder, config.slots).map_err(LoadError::WarmUp)?;
     let Warm { slots, tokens_per_second, longest_call } = warm;
     let info = EngineInfo {
@@ -174,14 +183,14 @@ pub fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
     };
     tracing::info!(
         model = %info.model, digest = %folder.digest.short(), slots, context_length, tokens_per_second,
-        tokens_per_byte = info.tokens_per_byte, padding = ?options.padding, "the engine is warm"
+        tokens_per_byte = info.tokens_per_byte, padding = ?options.padding, ?chosen, "the engine is warm"
     );
     Ok(Loaded {
         info,
-        intake: Intake::new(folder, context_length, config.reproducibility),
+        intake: Intake::new(folder, context_length, chosen),
         cancel: decoder.cancel(),
         limits: Limits::for_longest(longest_call),
-        scheduler: Scheduler::new(decoder, bounds, config.reproducibility).with_slots(slots as usize),
+        scheduler: Scheduler::new(decoder, bounds, chosen).with_slots(slots as usize),
     })
 }
 

@@ -12,15 +12,17 @@
 //! | [`watchdog`], [`metrics`] | whether it goes on, and what it does |
 //! | [`sampler`], `draw`, `likelihood` | from logits to a token |
 //! | [`detokenizer`], [`stops`], [`answer`] | from tokens to what may be shown |
-//! | [`ort`] | the model itself |
+//! | [`ort`], [`attention`], [`graph_bytes`] | the model itself |
 
 pub mod answer;
+pub mod attention;
 pub mod decoder;
 pub mod detokenizer;
 pub mod device;
 pub mod digest;
 mod draw;
 pub mod graph;
+pub mod graph_bytes;
 pub mod intake;
 mod likelihood;
 pub mod load;
@@ -28,7 +30,6 @@ pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod ort;
-pub mod precision;
 mod rows;
 pub mod sampler;
 pub mod scheduler;

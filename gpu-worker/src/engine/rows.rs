@@ -4,20 +4,20 @@
 //! sequence has ended, so that a later prompt that begins with them need not compute them again
 //! ([`penstock_policy::prefix`] decides).
 //!
-//! Tokens that were chosen one at a time went through other kernels than tokens that are read as a prompt, and their
-//! last bits differ. Where answers must not depend on what ran before ([`Reproducibility::Exact`]), only tokens that
-//! were read are given to others.
+//! Tokens that were chosen one at a time may have gone through other kernels than tokens that are read as a prompt, and
+//! their last bits differ then. Where that matters ([`ChosenTokens::Apart`]), only tokens that were read are given to
+//! others.
 
 use penstock_policy::id::TenantId;
 use penstock_policy::prefix::{self, Held, Occupied, Placement, Prompt, Source};
 
-use super::load::Reproducibility;
+use super::decoder::ChosenTokens;
 
 /// The rows of a cache, all empty at first.
 #[derive(Debug)]
 pub(super) struct Rows {
     rows: Vec<Row>,
-    reproducibility: Reproducibility,
+    chosen: ChosenTokens,
     /// Counts what happens to rows, to know which was needed last.
     now: u64,
 }
@@ -35,9 +35,9 @@ struct Row {
 
 impl Rows {
     /// `count` empty rows.
-    pub(super) fn new(count: usize, reproducibility: Reproducibility) -> Self {
+    pub(super) fn new(count: usize, chosen: ChosenTokens) -> Self {
         let empty = || Row { tenant: None, tokens: Vec::new(), read: 0, occupied: Occupied::Idle { since: 0 } };
-        Self { rows: std::iter::repeat_with(empty).take(count).collect(), reproducibility, now: 0 }
+        Self { rows: std::iter::repeat_with(empty).take(count).collect(), chosen, now: 0 }
     }
 
     /// How many rows nobody needs.
@@ -115,9 +115,9 @@ impl Rows {
 
     fn held(&self, row: usize) -> Held<'_> {
         let Row { tenant, tokens, read, occupied } = &self.rows[row];
-        let given = match self.reproducibility {
-            Reproducibility::Exact => &tokens[..*read],
-            Reproducibility::BestEffort => tokens,
+        let given = match self.chosen {
+            ChosenTokens::Apart => &tokens[..*read],
+            ChosenTokens::LikeRead => tokens,
         };
         Held { tenant: tenant.as_ref(), tokens: given, occupied: *occupied }
     }

@@ -24,8 +24,7 @@ use penstock_policy::prefix::{self, Source};
 use penstock_service::ports::EngineFault;
 
 use super::answer::Chosen;
-use super::decoder::{Decoder, DecoderFault};
-use super::load::Reproducibility;
+use super::decoder::{ChosenTokens, Decoder, DecoderFault};
 use super::rows::Rows;
 use super::sampler::BadLogits;
 use super::task::{Fate, Task};
@@ -108,16 +107,15 @@ pub struct Scheduler<D> {
 }
 
 impl<D: Decoder> Scheduler<D> {
-    /// A scheduler without sequences, which runs as many together as the decoder has rows. Where answers must be
-    /// reproducible, less of what rows hold is given to others.
+    /// A scheduler without sequences, which runs as many together as the decoder has rows.
     #[must_use]
-    pub fn new(decoder: D, bounds: batch::Config, reproducibility: Reproducibility) -> Self {
+    pub fn new(decoder: D, bounds: batch::Config, chosen: ChosenTokens) -> Self {
         let slots = decoder.slots();
         Self {
             decoder,
             bounds,
             state: batch::State::default(),
-            rows: Rows::new(slots, reproducibility),
+            rows: Rows::new(slots, chosen),
             running: Vec::new(),
             waiting: Vec::new(),
             slots,

@@ -153,7 +153,7 @@ fn bounds(slots: u32) -> batch::Config {
 }
 
 fn scheduler(slots: usize) -> Scheduler<Script> {
-    Scheduler::new(Script::new(slots), bounds(u32::try_from(slots).unwrap()), Reproducibility::Exact)
+    Scheduler::new(Script::new(slots), bounds(u32::try_from(slots).unwrap()), ChosenTokens::Apart)
 }
 
 /// Prompts of which many begin alike.
@@ -333,8 +333,8 @@ fn what_one_tenant_computed_is_not_reused_for_another() {
 
 #[test]
 fn chosen_tokens_are_reused_only_where_the_last_bits_do_not_matter() {
-    for (reproducibility, reused) in [(Reproducibility::Exact, 8), (Reproducibility::BestEffort, 8 + 4)] {
-        let mut scheduler = Scheduler::new(Script::new(2), bounds(2), reproducibility);
+    for (chosen, reused) in [(ChosenTokens::Apart, 8), (ChosenTokens::LikeRead, 8 + 4)] {
+        let mut scheduler = Scheduler::new(Script::new(2), bounds(2), chosen);
         let prompt: Vec<u32> = (71..=78).collect();
         let (first, mut stream) = task(0, prompt.clone(), 5);
         scheduler.submit(first);
@@ -409,7 +409,7 @@ proptest! {
             .collect();
         let any_faults = !script.faults.is_empty();
         let budget = u32::try_from(slots).unwrap();
-        let mut scheduler = Scheduler::new(script, bounds(budget), if exact { Reproducibility::Exact } else { Reproducibility::BestEffort });
+        let mut scheduler = Scheduler::new(script, bounds(budget), if exact { ChosenTokens::Apart } else { ChosenTokens::LikeRead });
         let mut streams = Vec::new();
         let mut abandoned = Vec::new();
         for (number, (pause, prompt, limit, patience, class)) in (0..).zip(arrivals) {

@@ -91,8 +91,7 @@ mod tests {
     use penstock_service::ports::TokenEvent;
 
     use super::*;
-    use crate::engine::decoder::{Cancel, DecoderFault, OnLogits};
-    use crate::engine::load::Reproducibility;
+    use crate::engine::decoder::{Cancel, ChosenTokens, DecoderFault, OnLogits};
     use crate::engine::metrics::Metrics;
     use crate::engine::scheduler::tests::task;
     use crate::engine::watchdog::{Limits, watch};
@@ -160,7 +159,7 @@ mod tests {
         let cancel = decoder.cancel();
         let bounds = batch::Config::new(1, 16, 8, 1).unwrap();
         let (stepping, pulse) = (shared.clone(), Arc::clone(&shared.pulse));
-        let scheduler = Scheduler::new(decoder, bounds, Reproducibility::Exact);
+        let scheduler = Scheduler::new(decoder, bounds, ChosenTokens::Apart);
         std::thread::spawn(move || run(scheduler, &tasks, &stepping));
         std::thread::spawn(move || watch(&pulse, &Limits { call: Duration::from_millis(40) }, &cancel));
         (door, shared)

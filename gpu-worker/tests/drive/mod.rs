@@ -5,12 +5,12 @@
 use std::path::Path;
 use std::time::Instant;
 
-use penstock_gpu_worker::engine::Reproducibility;
 use penstock_gpu_worker::engine::answer::Answer;
+use penstock_gpu_worker::engine::decoder::ChosenTokens;
 use penstock_gpu_worker::engine::device::Device;
 use penstock_gpu_worker::engine::memory::Shortage;
 use penstock_gpu_worker::engine::model::ModelConfig;
-use penstock_gpu_worker::engine::ort::{Padding, Reading, SlotDecoder, SlotOptions, environment};
+use penstock_gpu_worker::engine::ort::{Kernels, Padding, Reading, SlotDecoder, SlotOptions, environment};
 use penstock_gpu_worker::engine::scheduler::{Progress, Scheduler};
 use penstock_gpu_worker::engine::task::Task;
 use penstock_gpu_worker::engine::tokenizer::TextTokenizer;
@@ -42,6 +42,7 @@ pub fn decoder(folder: &Path, slots: usize, capacity: usize, padding: Padding, r
         padding,
         device: Device::Cpu,
         reading,
+        kernels: Kernels::Ours,
     };
     let environment = environment(&library()).unwrap();
     SlotDecoder::load(&environment, &folder.join(&config.filename), &config, options).unwrap()
@@ -58,7 +59,7 @@ pub struct Ran {
 /// Submits all prompts of one tenant at once and gives the answers, each as long as expected. No token ends an answer.
 pub fn run(decoder: SlotDecoder, cases: &[Case], bounds: batch::Config) -> Ran {
     let tokenizer = TextTokenizer::from_file(&fixture("task-int4").join("tokenizer.json")).unwrap();
-    let mut scheduler = Scheduler::new(decoder, bounds, Reproducibility::Exact);
+    let mut scheduler = Scheduler::new(decoder, bounds, ChosenTokens::Apart);
     let mut streams = Vec::new();
     for (number, case) in (0..).zip(cases) {
         let limit = u32::try_from(case.answer.len()).unwrap();

@@ -11,6 +11,7 @@ use ort::value::{DynTensor, DynValue, TensorElementType};
 
 use super::cuda::CudaRuntime;
 use super::view::view;
+use crate::engine::attention::LANES;
 use crate::engine::device::Device;
 use crate::engine::graph::Element;
 use crate::engine::memory::CacheShape;
@@ -116,7 +117,9 @@ impl Cache {
 
     fn stretches(&self, tokens: usize) -> Stretches {
         let CacheShape { kv_heads, head_size, context_length, .. } = self.shape;
-        Stretches { count: kv_heads, stride: context_length * head_size, used: tokens.min(context_length) * head_size }
+        // Whole blocks of tokens, since our attention lays keys in blocks.
+        let used = tokens.next_multiple_of(LANES).min(context_length);
+        Stretches { count: kv_heads, stride: context_length * head_size, used: used * head_size }
     }
 }
 

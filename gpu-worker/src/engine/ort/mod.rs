@@ -3,10 +3,11 @@
 mod cache;
 mod cuda;
 mod library;
+mod operator;
 mod session;
 mod slot;
 mod view;
 
 pub use library::{LibraryError, environment};
 pub use session::{Source, open};
-pub use slot::{Padding, Reading, SlotDecoder, SlotError, SlotOptions};
+pub use slot::{Kernels, Padding, Reading, SlotDecoder, SlotError, SlotOptions};

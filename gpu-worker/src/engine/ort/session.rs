@@ -15,7 +15,7 @@ use crate::engine::graph::{Element, Graph, Port};
 pub enum Source<'g> {
     /// A file.
     File(&'g Path),
-    /// A file's contents, changed.
+    /// A file's contents, changed; our operators are known to it.
     Edited {
         /// The contents.
         bytes: &'g [u8],
@@ -45,6 +45,9 @@ pub fn open(environment: &Environment, source: Source<'_>, device: &Device, thre
             .build()
             .error_on_failure();
         builder = builder.with_execution_providers([provider])?;
+    }
+    if matches!(source, Source::Edited { .. }) {
+        builder = builder.with_operators(super::operator::domain()?)?;
     }
     match source {
         Source::File(path) => builder.commit_from_file(path),

@@ -11,7 +11,7 @@
 //! two rows. The padding row writes one token into its row's first unused position, which whatever that row holds will
 //! overwrite or never read; one spare row behind the last serves when every slot is taken.
 //!
-//! **Two sessions.** Where that is faster, prompts are read by a session of their own ([`crate::engine::precision`]).
+//! **Two sessions.** Where that is faster, prompts are read by a session of their own ([`crate::engine::graph_bytes`]).
 //!
 //! Edge cases: graphs give logits of every position or of the last only, both are understood; a mask wider than a
 //! row's length is legal; several rows with several tokens and a past are refused by the operator, so a call has one
@@ -30,13 +30,15 @@ use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::{DynValue, Tensor, TensorElementType};
 
 use super::cache::Cache;
+use super::operator;
 use super::session::{Source, describe, open};
+use crate::engine::attention::LANES;
 use crate::engine::decoder::{Cancel, Decoder, DecoderFault, OnLogits};
 use crate::engine::device::Device;
 use crate::engine::graph::GraphError;
+use crate::engine::graph_bytes;
 use crate::engine::memory::{self, CacheShape, CacheTooLarge, Shortage};
 use crate::engine::model::{ModelConfig, Names};
-use crate::engine::precision;
 
 /// How large the cache is and how the graph runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,17 @@ pub struct SlotOptions {
     pub device: Device,
     /// How prompts are read.
     pub reading: Reading,
+    /// Whose attention computes.
+    pub kernels: Kernels,
+}
+
+/// Whose attention computes on a processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernels {
+    /// ONNX Runtime's.
+    AsExported,
+    /// Ours, where it can do what the graph asks for and the processor has the instructions.
+    Ours,
 }
 
 /// Whether calls of a single token get a second row, so that results do not depend on the neighbours.
@@ -110,6 +123,7 @@ pub struct SlotDecoder {
     decoding: Runner,
     reading: Option<Runner>,
     cache: Cache,
+    kernels: Kernels,
     logits: MemoryInfo<'static>,
     config: ModelConfig,
     options: SlotOptions,
@@ -150,28 +164,26 @@ impl SlotDecoder {
         options: SlotOptions,
     ) -> Result<Self, SlotError> {
         let SlotOptions { slots, capacity, threads, ref device, .. } = options;
-        let session = open(environment, Source::File(graph), device, threads).map_err(|source| match device {
-            Device::Cpu => SlotError::Runtime(source),
-            Device::Cuda(_) => SlotError::Device { device: device.clone(), source },
-        })?;
+        let (session, source) = open_best(environment, graph, device, &options)?;
         let elements = describe(&session).check(config)?;
         let shape = CacheShape {
             layers: config.layers,
             kv_heads: config.kv_heads,
             head_size: config.head_size,
             element_bytes: elements.kv.bytes(),
-            context_length: capacity,
+            // Our attention keeps keys in blocks of so many tokens.
+            context_length: capacity.next_multiple_of(LANES),
         };
+        let kernels = if source.is_some() { Kernels::Ours } else { Kernels::AsExported };
         let reading = match options.reading {
             Reading::AsExported => None,
             Reading::InSinglePrecision => {
-                let bytes = std::fs::read(graph).map_err(SlotError::Unreadable)?;
-                precision::in_single_precision(bytes)
-                    .map(|bytes| {
-                        let folder = graph.parent().unwrap_or(Path::new("."));
-                        open(environment, Source::Edited { bytes: &bytes, folder }, device, threads)
-                    })
-                    .transpose()?
+                let mut bytes = source.map_or_else(|| std::fs::read(graph).map_err(SlotError::Unreadable), Ok)?;
+                if graph_bytes::read_in_single_precision(&mut bytes) {
+                    Some(open(environment, Source::Edited { bytes: &bytes, folder: folder(graph) }, device, threads)?)
+                } else {
+                    None
+                }
             }
         };
         // After the weights: what they took is not available any more.
@@ -182,6 +194,7 @@ impl SlotDecoder {
             decoding: runner(session),
             reading: reading.map(runner),
             cache,
+            kernels,
             logits: MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?,
             config: config.clone(),
             run: Arc::new(RunOptions::new()?),
@@ -189,6 +202,14 @@ impl SlotDecoder {
             widened: Vec::new(),
             options: SlotOptions { slots, ..options },
         })
+    }
+
+    /// Whether the cache and the logits are the same, to the last bit, whether tokens are read together or put in one at a
+    /// time. Our attention gives that; so do ONNX Runtime's matrix products on x86, as `tests/identity.rs` shows for all
+    /// precisions, unless prompts are read by other products than answers.
+    #[must_use]
+    pub fn reads_as_it_decodes(&self) -> bool {
+        self.kernels == Kernels::Ours && self.reading.is_none() && cfg!(target_arch = "x86_64")
     }
 
     /// Makes a call, and records the new lengths of the wanted rows if it succeeds.
@@ -245,6 +266,36 @@ impl SlotDecoder {
             rows.iter().for_each(|&row| self.lengths[row] = usize::MAX / 2);
         }
     }
+}
+
+/// The session with our attention if that is wanted and can be, with the bytes it was made from; else as exported.
+fn open_best(
+    environment: &Environment,
+    graph: &Path,
+    device: &Device,
+    options: &SlotOptions,
+) -> Result<(Session, Option<Vec<u8>>), SlotError> {
+    if *device == Device::Cpu && options.kernels == Kernels::Ours && operator::is_supported() {
+        let mut bytes = std::fs::read(graph).map_err(SlotError::Unreadable)?;
+        if graph_bytes::use_our_attention(&mut bytes) {
+            let source = Source::Edited { bytes: &bytes, folder: folder(graph) };
+            match open(environment, source, device, options.threads) {
+                Ok(session) => return Ok((session, Some(bytes))),
+                // Its own errors come again below, if they are not about our operator.
+                Err(error) => tracing::debug!(%error, "attention stays ONNX Runtime's"),
+            }
+        }
+    }
+    let session = open(environment, Source::File(graph), device, options.threads).map_err(|source| match device {
+        Device::Cpu => SlotError::Runtime(source),
+        Device::Cuda(_) => SlotError::Device { device: device.clone(), source },
+    })?;
+    Ok((session, None))
+}
+
+/// The folder of a graph's weights.
+fn folder(graph: &Path) -> &Path {
+    graph.parent().unwrap_or(Path::new("."))
 }
 
 /// A binding of the cache's rows `first..first + rows`, as what goes in and what comes out.
