@@ -11,6 +11,7 @@ pub mod gcra;
 pub mod id;
 pub mod job;
 pub mod marker;
+pub mod paged;
 pub mod preempt;
 pub mod prefix;
 pub mod resume;
