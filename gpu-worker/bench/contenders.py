@@ -17,7 +17,7 @@ PEERS = {  # name: script, whether it needs the logits of all positions, sequenc
 ALL = ["ours-8", "ours-12", "ours-16", "ours-24", "ours-auto", "ours-8-all", *PEERS]
 QUICK = {  # of each precision: what was found best of ours and of the peers
     "fp32": ["ours-12", "ours-16", "genai-static-8"],
-    "int8": ["ours-12", "ours-16", "llama.cpp-1", "llama.cpp-8"],
+    "int8": ["ours-16", "ours-24", "genai-static-8", "genai-1"],
     "int4": ["ours-12", "ours-16", "genai-1", "llama.cpp-8"],
 }
 

@@ -13,8 +13,9 @@ def likeliest(folder, requests, answers):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(folder + "/model.onnx", options, providers=["CPUExecutionProvider"])
-    cache = {port.name: np.zeros((1, port.shape[1], 0, port.shape[3]), np.float32)
-             for port in session.get_inputs() if port.name.startswith("past")}
+    decoder = json.load(open(folder + "/genai_config.json"))["model"]["decoder"]
+    nothing = np.zeros((1, decoder["num_key_value_heads"], 0, decoder["head_size"]), np.float32)
+    cache = {port.name: nothing for port in session.get_inputs() if port.name.startswith("past")}
     found = []
     for request, answer in zip(requests, answers):
         ids = np.array([request["prompt"] + answer[:-1]], np.int64)
