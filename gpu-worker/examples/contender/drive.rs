@@ -18,7 +18,7 @@ use penstock_policy::time::Timestamp;
 use penstock_service::ports::{Sampling, TokenEvent};
 use tokio::sync::mpsc;
 
-use crate::usage::cpu_seconds;
+use crate::usage::{cpu_seconds, resident_bytes};
 
 /// Events of a sequence besides one per token.
 const EVENTS_BESIDES_TOKENS: usize = 4;
@@ -67,6 +67,8 @@ pub(crate) struct Ran {
     pub(crate) load_s: f64,
     pub(crate) wall_s: f64,
     pub(crate) cpu_s: f64,
+    /// With the model loaded, after the last token.
+    pub(crate) resident_bytes: u64,
     pub(crate) answers: Vec<Vec<u32>>,
     /// Of each token: seconds since its request arrived.
     pub(crate) times: Vec<Vec<f64>>,
@@ -99,6 +101,7 @@ pub(crate) fn run(setup: &Setup, requests: &[Request]) -> Result<Ran, Box<dyn Er
         load_s: began.elapsed().as_secs_f64(),
         wall_s: 0.0,
         cpu_s: 0.0,
+        resident_bytes: 0,
         answers: vec![Vec::new(); requests.len()],
         times: vec![Vec::new(); requests.len()],
         calls: Vec::new(),
@@ -145,6 +148,8 @@ pub(crate) fn run(setup: &Setup, requests: &[Request]) -> Result<Ran, Box<dyn Er
     }
     ran.wall_s = start.elapsed().as_secs_f64();
     ran.cpu_s = cpu_seconds()? - cpu;
+    ran.resident_bytes = resident_bytes()?;
+    drop(scheduler);
     Ok(ran)
 }
 
