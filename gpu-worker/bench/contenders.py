@@ -3,7 +3,8 @@ import os, re
 from models import GGUF
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-OURS = re.compile(r"^ours-(\d+|auto)(-all)?(-no-reuse)?$")
+# Slots; the export with all logits; what the contender is told: to share no prefixes, to leave attention to the export.
+OURS = re.compile(r"^ours-(\d+|auto)(-all)?(-no-reuse)?(-exported-kernels)?$")
 PEERS = {  # name: script, whether it needs the logits of all positions, sequences at a time
     "genai-1": ("genai.py", "", 1),
     "genai-static-8": ("genai.py", "-all", 8),
@@ -30,9 +31,9 @@ def command(name, size, precision, work, place):
     """The program to run, or `None` if the contender has no such precision. `place`: cache, contender and library."""
     models, python = f"{place.cache}/models", f"{place.cache}/venv/bin/python"
     if match := OURS.match(name):
-        slots, all_positions, no_reuse = match.groups()
+        slots, all_positions, *told = match.groups()
         folder = f"{models}/{size}-{precision}{all_positions or ''}"
-        return [place.contender, folder, place.library, work, slots, *(["--no-reuse"] if no_reuse else [])]
+        return [place.contender, folder, place.library, work, slots, *(f"-{flag}" for flag in told if flag)]
     script, suffix, batch = PEERS[name]
     if script == "hf.py":
         model = f"{models}/{size}-hf" if precision == "fp32" else None
