@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 
 use hmac::{Hmac, KeyInit, Mac};
 use penstock_policy::id::TenantId;
-use penstock_wire::chat::{ChatRequest, Message};
+use penstock_wire::chat::{ChatRequest, Format, Message, Tool, ToolChoice};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::ports::MarkerKey;
@@ -41,6 +42,16 @@ struct Canonical<'r> {
     n: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<u32>,
+    #[serde(skip_serializing_if = "<[Tool]>::is_empty")]
+    tools: &'r [Tool],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_choice: Option<&'r ToolChoice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parallel_tool_calls: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<&'r Format>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    template_kwargs: &'r Map<String, Value>,
 }
 
 /// The bytes in which two requests to a pool are equal exactly if they ask for the same.
@@ -62,6 +73,11 @@ pub(crate) fn canonical(request: &ChatRequest, pool: &str) -> Vec<u8> {
         logit_bias: &request.logit_bias,
         n: (request.n != 1).then_some(request.n),
         logprobs: request.logprobs,
+        tools: &request.tools,
+        tool_choice: Some(&request.tool_choice).filter(|choice| **choice != ToolChoice::Auto),
+        parallel_tool_calls: Some(request.parallel_tool_calls).filter(|parallel| !parallel),
+        format: Some(&request.format).filter(|format| **format != Format::Text),
+        template_kwargs: &request.template_kwargs,
     };
     serde_json::to_vec(&form).unwrap_or_default()
 }
@@ -141,6 +157,12 @@ mod tests {
             r#""n":2"#,
             r#""logprobs":true"#,
             r#""logprobs":true,"top_logprobs":2"#,
+            r#""tools":[{"type":"function","function":{"name":"f"}}]"#,
+            r#""tool_choice":"none""#,
+            r#""parallel_tool_calls":false"#,
+            r#""response_format":{"type":"json_object"}"#,
+            r#""response_format":{"type":"json_schema","json_schema":{"schema":{"type":"integer"}}}"#,
+            r#""chat_template_kwargs":{"enable_thinking":false}"#,
         ] {
             let other = PLAIN.replacen(":0}", &format!(":0,{field}}}"), 1);
             assert_ne!(plain, canonical(&request(&other), "p"), "{field}");

@@ -47,7 +47,7 @@ impl Service {
         now: Timestamp,
     ) -> Result<Draft, ApiError> {
         let class = Class::granted(admission::class_of_tier(request.service_tier.as_deref()), tenant.ceiling);
-        let prompt_bytes = request.messages.iter().map(|message| message.content.len()).sum();
+        let generation = self.generation(request, now);
         let measure = Measure {
             tokens_per_byte: pool.tokens_per_byte,
             usual_output_tokens: pool.usual_output_tokens,
@@ -63,10 +63,10 @@ impl Service {
             created: now,
             due: now.after(class.patience()),
             streamed: request.stream,
-            estimated_tokens: admission::estimate(prompt_bytes, request.max_tokens, request.n, &measure),
+            estimated_tokens: admission::estimate(generation.prompt_bytes(), request.max_tokens, request.n, &measure),
             reservations: Vec::new(),
         };
-        let generation = serde_json::to_string(&self.generation(request, now)).map_err(|_| ApiError::internal())?;
+        let generation = serde_json::to_string(&generation).map_err(|_| ApiError::internal())?;
         Ok(Draft { spec, generation })
     }
 
@@ -94,6 +94,11 @@ impl Service {
             date: date(now),
             choices: request.n,
             logprobs: request.logprobs,
+            tools: request.tools.clone(),
+            tool_choice: request.tool_choice.clone(),
+            parallel_tool_calls: request.parallel_tool_calls,
+            format: request.format.clone(),
+            template_kwargs: request.template_kwargs.clone(),
             ..Generation::default()
         };
         generation.versioned()

@@ -12,9 +12,11 @@
 
 use std::sync::Arc;
 
-use penstock_service::ports::{FinishReason, Part, Sampling, TokenLogprob};
+use penstock_service::ports::{EngineFault, FinishReason, Part, Sampling, TokenLogprob};
 
+use super::channels::Channels;
 use super::detokenizer::Detokenizer;
+use super::guide::{FormError, Guide, Way};
 use super::likelihood;
 use super::sampler::{BadLogits, Sampler};
 use super::stops::{Scan, StopScanner};
@@ -25,6 +27,12 @@ pub struct Answer {
     sampler: Sampler,
     detokenizer: Detokenizer,
     stops: StopScanner,
+    channels: Channels,
+    /// Keeps it to the form that is demanded.
+    guide: Option<Guide>,
+    parallel_calls: ParallelCalls,
+    /// Tokens the model said to itself.
+    reasoning_tokens: u32,
     eos: Arc<[u32]>,
     limit: u32,
     tokens: u32,
@@ -33,6 +41,40 @@ pub struct Answer {
     tokenizer: TextTokenizer,
     /// Bytes of the answer that clients have seen from an earlier worker and that are still to come by.
     seen: usize,
+}
+
+/// Why an answer cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// Its tokens have no text: our fault.
+    #[error("the tokenizer failed: {0}")]
+    Tokenizer(#[from] TokenizerError),
+    /// It cannot be kept to its form: the request's fault.
+    #[error(transparent)]
+    Form(#[from] FormError),
+    /// The model gave no distribution to choose from.
+    #[error(transparent)]
+    Logits(#[from] BadLogits),
+}
+
+impl AnswerError {
+    /// What its consumer is told.
+    #[must_use]
+    pub fn fault(self) -> EngineFault {
+        match self {
+            Self::Form(error) => error.fault(),
+            Self::Tokenizer(_) | Self::Logits(_) => EngineFault::Fault(self.to_string()),
+        }
+    }
+}
+
+/// Whether an answer may call several tools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParallelCalls {
+    /// It may.
+    Allowed,
+    /// The first call ends it.
+    Refused,
 }
 
 /// A token that was chosen.
@@ -76,6 +118,10 @@ impl Answer {
             sampler: Sampler::new(sampling, prompt),
             detokenizer: tokenizer.detokenizer(),
             stops: StopScanner::new(&sampling.stop),
+            channels: Channels::plain(),
+            guide: None,
+            parallel_calls: ParallelCalls::Allowed,
+            reasoning_tokens: 0,
             eos,
             limit,
             tokens: 0,
@@ -94,7 +140,19 @@ impl Answer {
     /// How many of its tokens the model said to itself.
     #[must_use]
     pub fn reasoning_tokens(&self) -> u32 {
-        0
+        self.reasoning_tokens
+    }
+
+    /// The same, kept to a form.
+    #[must_use]
+    pub fn in_form(self, guide: Guide) -> Self {
+        Self { guide: Some(guide), ..self }
+    }
+
+    /// The same, told by channel.
+    #[must_use]
+    pub fn in_channels(self, channels: Channels, parallel_calls: ParallelCalls) -> Self {
+        Self { detokenizer: self.detokenizer.hearing_markers(), channels, parallel_calls, ..self }
     }
 
     /// How many tokens it has, inherited ones and the end token included.
@@ -108,7 +166,14 @@ impl Answer {
     /// # Errors
     /// [`BadLogits`] if they are no distribution.
     pub fn choose(&self, logits: &[f32]) -> Result<Chosen, BadLogits> {
-        let id = self.sampler.choose(logits)?;
+        let id = match &self.guide {
+            None => self.sampler.choose(logits)?,
+            Some(guide) => {
+                let mut bound = logits.to_vec();
+                guide.bind(&mut bound, &self.eos);
+                self.sampler.choose(&bound)?
+            }
+        };
         let told = self.logprobs.filter(|_| !self.eos.contains(&id));
         let logprob = told.map(|top| likelihood::of(logits, id, top, self.tokenizer.vocabulary()));
         Ok(Chosen { id, logprob })
@@ -118,56 +183,111 @@ impl Answer {
     /// before anything else; also for an answer that inherits nothing, since its limit may be 0.
     ///
     /// # Errors
-    /// [`TokenizerError`] if the ids have no text.
-    pub fn inherit(&mut self, ids: &[u32], seen: usize) -> Result<Growth, TokenizerError> {
+    /// [`AnswerError`] if the ids have no text, or another form.
+    pub fn inherit(&mut self, ids: &[u32], seen: usize) -> Result<Growth, AnswerError> {
         self.seen = seen;
         let mut parts = Vec::new();
         for &id in ids {
-            let growth = self.push(id)?;
+            let growth = self.follow(id)?;
             growth.parts.into_iter().for_each(|part| Part::append(&mut parts, part));
             if growth.outcome != Outcome::Open {
                 return Ok(Growth { parts, ..growth });
             }
         }
         let outcome = if self.tokens >= self.limit { Outcome::Ended(FinishReason::Length) } else { Outcome::Open };
-        Ok(Growth { parts, outcome })
+        let mut growth = self.look(Growth { parts: Vec::new(), outcome })?;
+        growth.parts.into_iter().for_each(|part| Part::append(&mut parts, part));
+        growth.parts = parts;
+        Ok(growth)
     }
 
     /// Appends a token.
     ///
     /// # Errors
-    /// [`TokenizerError`] if the tokenizer cannot write it.
-    pub fn push(&mut self, id: u32) -> Result<Growth, TokenizerError> {
+    /// [`AnswerError`] if the tokenizer cannot write it, or the form cannot be followed.
+    pub fn push(&mut self, id: u32) -> Result<Growth, AnswerError> {
+        let growth = self.follow(id)?;
+        self.look(growth)
+    }
+
+    /// Finds out what may come next; an answer whose form is complete ends.
+    fn look(&mut self, growth: Growth) -> Result<Growth, AnswerError> {
+        if growth.outcome != Outcome::Open {
+            return Ok(growth);
+        }
+        let way = self.guide.as_mut().map_or(Ok(Way::Open), Guide::look)?;
+        if way == Way::Open {
+            return Ok(growth);
+        }
+        let held = self.stops.finish();
+        let mut ended = self.ended(&held, FinishReason::Stop);
+        let mut parts = growth.parts;
+        ended.parts.drain(..).for_each(|part| Part::append(&mut parts, part));
+        Ok(Growth { parts, ..ended })
+    }
+
+    fn follow(&mut self, id: u32) -> Result<Growth, AnswerError> {
+        if let Some(guide) = &mut self.guide
+            && !self.eos.contains(&id)
+        {
+            guide.accept(id)?;
+        }
+        let was_thinking = self.channels.is_thinking();
+        let growth = self.grow(id);
+        if was_thinking || self.channels.is_thinking() {
+            self.reasoning_tokens = self.reasoning_tokens.saturating_add(1);
+        }
+        Ok(growth?)
+    }
+
+    fn grow(&mut self, id: u32) -> Result<Growth, TokenizerError> {
         self.sampler.record(id);
         self.tokens = self.tokens.saturating_add(1);
         if self.eos.contains(&id) {
-            return Ok(self.end(FinishReason::Stop));
+            let held = self.stops.finish();
+            return Ok(self.ended(&held, FinishReason::Stop));
         }
         let piece = self.detokenizer.push(id)?;
         Ok(match self.stops.push(&piece) {
-            Scan::Stop(text) => self.grown(text, Outcome::Ended(FinishReason::Stop)),
-            Scan::Show(text) if self.tokens < self.limit => self.grown(text, Outcome::Open),
+            Scan::Stop(text) => self.ended(&text, FinishReason::Stop),
+            Scan::Show(text) if self.tokens < self.limit => self.went_on(&text),
             Scan::Show(text) => {
-                let mut shown = self.grown(text, Outcome::Open);
-                let rest = self.end(FinishReason::Length);
-                rest.parts.into_iter().for_each(|part| Part::append(&mut shown.parts, part));
-                Growth { outcome: rest.outcome, ..shown }
+                let rest = text + &self.stops.finish();
+                self.ended(&rest, FinishReason::Length)
             }
         })
     }
 
-    /// Shows everything that was held back.
-    fn end(&mut self, reason: FinishReason) -> Growth {
-        let text = self.stops.finish();
-        self.grown(text, Outcome::Ended(reason))
+    fn went_on(&mut self, text: &str) -> Growth {
+        let parts = self.channels.push(text);
+        let outcome = if self.has_called_enough() { Outcome::Ended(FinishReason::ToolCalls) } else { Outcome::Open };
+        Growth { parts: self.news(parts.into_iter()), outcome }
+    }
+
+    fn has_called_enough(&self) -> bool {
+        self.parallel_calls == ParallelCalls::Refused && self.channels.calls() > 0
+    }
+
+    /// Shows everything that was held back behind `text`.
+    fn ended(&mut self, text: &str, reason: FinishReason) -> Growth {
+        let mut parts = self.channels.push(text);
+        if !self.has_called_enough() {
+            parts.extend(self.channels.finish());
+        }
+        let called = self.channels.calls() > 0 && (reason == FinishReason::Stop || self.has_called_enough());
+        let reason = if called { FinishReason::ToolCalls } else { reason };
+        Growth { parts: self.news(parts.into_iter()), outcome: Outcome::Ended(reason) }
     }
 
     /// Leaves out what clients have seen.
-    fn grown(&mut self, text: String, outcome: Outcome) -> Growth {
+    fn news(&mut self, said: impl Iterator<Item = Part>) -> Vec<Part> {
         let mut parts = Vec::new();
-        Part::append(&mut parts, Part::Content(text));
-        parts.retain_mut(|part| self.is_news(part));
-        Growth { parts, outcome }
+        for mut part in said {
+            if self.is_news(&mut part) {
+                Part::append(&mut parts, part);
+            }
+        }
+        parts
     }
 
     /// Cuts off what clients have seen of a part; `false` if nothing is left of it.
@@ -195,6 +315,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::engine::dialect::{Beginning, Manner};
     use crate::engine::tokenizer::tests::bytes;
 
     const EOS: u32 = 256;
@@ -248,6 +369,23 @@ mod tests {
     }
 
     #[test]
+    fn thoughts_are_counted_and_the_first_call_may_end_an_answer() {
+        let channels = || Channels::new(Beginning::Thought, Some(Manner::Tagged), ["f".to_owned()].into());
+        let script = ids("hm</think><tool_call>{\"name\": \"f\"}</tool_call><tool_call>{\"name\": \"f\"}</tool_call>");
+        for (parallel, calls) in [(ParallelCalls::Allowed, 2), (ParallelCalls::Refused, 1)] {
+            let mut one = answer(&[], 1000).in_channels(channels(), parallel);
+            let mut last = Outcome::Open;
+            for &id in script.iter().chain([&EOS]) {
+                if last == Outcome::Open {
+                    last = one.push(id).unwrap().outcome;
+                }
+            }
+            assert_eq!(last, Outcome::Ended(FinishReason::ToolCalls));
+            assert_eq!((one.channels.calls(), one.reasoning_tokens()), (calls, 10), "the marker is thought too");
+        }
+    }
+
+    #[test]
     fn a_stop_string_ends_an_answer_before_it() {
         let ended = Outcome::Ended(FinishReason::Stop);
         assert_eq!(play(answer(&["cd"], 100), &ids("abcdef")), ("ab".into(), 4, ended));
@@ -267,6 +405,62 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn thoughts_and_calls_that_are_taken_over_anywhere_are_told_as_if_they_had_not_been(
+            speech in proptest::collection::vec(proptest::sample::select(vec![
+                "<think>", "</think>", "<tool_call>", "</tool_call>", "{\"name\": \"f\", \"arguments\": {\"x\": 1}}", "a", " ",
+                "\n", "🦀", "<", "{\"name\": \"g\"}", "stop",
+            ]), 0..12),
+            beginning in proptest::sample::select(vec![Beginning::Answer, Beginning::Thought, Beginning::Either]),
+            parallel in proptest::sample::select(vec![ParallelCalls::Allowed, ParallelCalls::Refused]),
+            cut in 0usize..200, limit in 1u32..200,
+        ) {
+            let script = [ids(&speech.concat()), vec![EOS]].concat();
+            let fresh = || {
+                let channels = Channels::new(beginning, Some(Manner::Tagged), ["f".to_owned()].into());
+                answer(&["stop"], limit).in_channels(channels, parallel)
+            };
+            let mut whole = Vec::new();
+            let (mut first, mut shown, mut ended) = (fresh(), 0, None);
+            for (place, &id) in script.iter().enumerate() {
+                let growth = first.push(id).unwrap();
+                if place < cut {
+                    shown += growth.parts.iter().map(Part::bytes).sum::<usize>();
+                }
+                growth.parts.into_iter().for_each(|part| Part::append(&mut whole, part));
+                if let Outcome::Ended(reason) = growth.outcome {
+                    ended = Some((reason, place + 1));
+                    break;
+                }
+            }
+            let (reason, length) = ended.unwrap();
+            let called = whole.iter().any(|part| matches!(part, Part::Call { .. }));
+            prop_assert_eq!(reason == FinishReason::ToolCalls, called && (reason != FinishReason::Length));
+            let cut = cut.min(length);
+            let mut second = fresh();
+            let growth = second.inherit(&script[..cut], shown).unwrap();
+            let mut rest = growth.parts;
+            for &id in &script[cut..length] {
+                second.push(id).unwrap().parts.into_iter().for_each(|part| Part::append(&mut rest, part));
+            }
+            // What was shown, then the rest, is the whole; a stretch that was cut in two is one again.
+            let bytes = |parts: &[Part]| parts.iter().map(Part::bytes).sum::<usize>();
+            prop_assert_eq!(shown + bytes(&rest), bytes(&whole));
+            let mut tail = whole.clone();
+            let mut skip = shown;
+            tail.retain_mut(|part| {
+                let seen = skip.min(part.bytes());
+                skip -= seen;
+                match part {
+                    Part::Content(text) | Part::Reasoning(text) => drop(text.drain(..seen)),
+                    Part::Call { .. } => return seen == 0,
+                }
+                part.bytes() > 0
+            });
+            prop_assert_eq!(rest, tail);
+            prop_assert_eq!(second.reasoning_tokens(), first.reasoning_tokens());
+        }
+
         /// Whatever was shown before the cut, a second worker shows exactly the rest.
         #[test]
         fn an_answer_taken_over_anywhere_reads_as_if_it_had_not_been(

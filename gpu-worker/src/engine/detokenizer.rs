@@ -12,7 +12,7 @@
 //! Edge cases: special tokens and ids beyond the vocabulary have no text.
 
 use super::tokenizer::{TextTokenizer, TokenizerError};
-use super::vocabulary::Spelling;
+use super::vocabulary::{Markers, Spelling};
 
 /// Ids without text after which a window moves on, so that a run of special tokens does not make it grow for ever.
 const SILENT_IDS: usize = 8;
@@ -21,6 +21,7 @@ const SILENT_IDS: usize = 8;
 #[derive(Clone)]
 pub struct Detokenizer {
     tokenizer: TextTokenizer,
+    markers: Markers,
     state: State,
 }
 
@@ -48,7 +49,13 @@ impl Detokenizer {
             Spelling::BytesAfterSpace => State::Bytes { waiting: Vec::new(), at_start: true },
             Spelling::Decoder => State::Window { ids: Vec::new(), known: 0 },
         };
-        Self { tokenizer, state }
+        Self { tokenizer, markers: Markers::Ignored, state }
+    }
+
+    /// The same, with the markers of thoughts and tool calls as text even where they are special tokens.
+    #[must_use]
+    pub(super) fn hearing_markers(self) -> Self {
+        Self { markers: Markers::Heard, ..self }
     }
 
     /// Takes the answer's next id and gives the text that is now whole; often empty.
@@ -58,7 +65,7 @@ impl Detokenizer {
     pub fn push(&mut self, id: u32) -> Result<String, TokenizerError> {
         match &mut self.state {
             State::Bytes { waiting, at_start } => {
-                let mut bytes = self.tokenizer.vocabulary().spoken(id);
+                let mut bytes = self.tokenizer.vocabulary().spoken(id, self.markers);
                 if *at_start && !bytes.is_empty() {
                     *at_start = false;
                     bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);

@@ -4,14 +4,18 @@
 //! a conversation the template cannot write, a prompt that fills the context, a prompt without a known token. Ids that
 //! the model cannot have sampled are a fault of ours, not the client's.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use penstock_service::ports::{EngineFault, Sampling, Sequence, TokenEvent};
+use penstock_service::ports::{EngineFault, Generation, Sampling, Sequence, TokenEvent};
 use tokio::sync::mpsc;
 
-use super::answer::{Answer, Outcome};
+use super::answer::{Answer, Outcome, ParallelCalls};
+use super::channels::Channels;
 use super::decoder::ChosenTokens;
+use super::dialect;
+use super::form;
+use super::guide::{FormError, Guides};
 use super::model::ModelFolder;
 use super::task::Task;
 use super::template::ChatTemplate;
@@ -21,6 +25,8 @@ use super::tokenizer::{TextTokenizer, TokenizerError};
 pub struct Intake {
     template: ChatTemplate,
     tokenizer: TextTokenizer,
+    /// The intake has one thread; the lock is never waited for.
+    guides: Mutex<Guides>,
     eos: Arc<[u32]>,
     vocab_size: usize,
     context_length: u32,
@@ -32,6 +38,7 @@ impl Intake {
     #[must_use]
     pub fn new(folder: ModelFolder, context_length: u32, chosen: ChosenTokens) -> Self {
         Self {
+            guides: Mutex::new(Guides::new(folder.tokenizer.clone(), folder.config.vocab_size)),
             template: folder.template,
             tokenizer: folder.tokenizer,
             eos: folder.config.eos.into(),
@@ -64,7 +71,7 @@ impl Intake {
         let grown = match answer.inherit(&sequence.resume_ids, sequence.resume_bytes) {
             Ok(grown) => grown,
             Err(error) => {
-                let _ = events.try_send(TokenEvent::Failed(fault(&error)));
+                let _ = events.try_send(TokenEvent::Failed(error.fault()));
                 return None;
             }
         };
@@ -100,7 +107,8 @@ impl Intake {
     }
 
     fn open(&self, sequence: &Sequence) -> Result<Opened, EngineFault> {
-        let sampling = &sequence.generation.sampling;
+        let generation = &sequence.generation;
+        let sampling = &generation.sampling;
         if let Some(id) = sequence.resume_ids.iter().find(|&&id| id as usize >= self.vocab_size) {
             let what = format!("the inherited token {id} is not in this model's vocabulary");
             return Err(EngineFault::Fault(what));
@@ -110,9 +118,14 @@ impl Intake {
                 format!("'logit_bias' names token {id}, but this model's tokens end at {}", self.vocab_size - 1);
             return Err(refused("logit_bias", "invalid_value", message));
         }
+        if !generation.callable_tools().is_empty() && self.template.dialect().calls.is_none() {
+            let message = "This model's chat template has no place for tools, or one that is not known here; leave \
+                           'tools' out or ask another model.";
+            return Err(refused("tools", "unsupported_parameter", message.into()));
+        }
         let text = self
             .template
-            .render(&sequence.generation)
+            .render(generation)
             .map_err(|refusal| refused("messages", "invalid_prompt", refusal.to_string()))?;
         let prompt = self.tokenizer.encode(&text).map_err(|error| fault(&error))?;
         if self.tokenizer.says_nothing(&prompt) {
@@ -132,8 +145,32 @@ impl Intake {
         let limit = sampling.max_tokens.unwrap_or(left).min(left);
         let sampling = Sampling { seed: sampling.seed_of(sequence.choice), ..sampling.clone() };
         let answer = Answer::to(&prompt, &sampling, &self.tokenizer, Arc::clone(&self.eos), limit)
-            .with_logprobs(sequence.generation.logprobs);
+            .with_logprobs(generation.logprobs);
+        let answer = self.in_channels(answer, generation, &text)?;
         Ok(Opened { prompt, prompt_tokens, answer })
+    }
+}
+
+impl Intake {
+    /// An answer to `prompt`, told by channel if the model has channels, and kept to the form that is demanded.
+    fn in_channels(&self, answer: Answer, generation: &Generation, prompt: &str) -> Result<Answer, EngineFault> {
+        let dialect = self.template.dialect();
+        let tools: Vec<String> = generation.callable_tools().iter().map(|tool| tool.name().to_owned()).collect();
+        let manner = dialect.calls.filter(|_| !tools.is_empty());
+        let beginning = dialect::begins(dialect, prompt);
+        let special = |marker: &str| self.tokenizer.vocabulary().special(marker);
+        let answer = match form::of(generation, beginning, manner, &special) {
+            None => answer,
+            Some(form) => {
+                let mut guides = self.guides.lock().unwrap_or_else(PoisonError::into_inner);
+                answer.in_form(guides.guide(&form).map_err(FormError::fault)?)
+            }
+        };
+        if manner.is_none() && !dialect.thinks {
+            return Ok(answer);
+        }
+        let parallel = if generation.parallel_tool_calls { ParallelCalls::Allowed } else { ParallelCalls::Refused };
+        Ok(answer.in_channels(Channels::new(beginning, manner, tools.into()), parallel))
     }
 }
 

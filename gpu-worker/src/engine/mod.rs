@@ -7,22 +7,27 @@
 //! | file | concept |
 //! |---|---|
 //! | [`model`], [`digest`], [`graph`], [`memory`] | what is loaded, and whether it can be |
-//! | [`template`], [`tokenizer`], `vocabulary`, [`intake`] | from a conversation to tokens |
+//! | [`template`], `turns`, `python_json`, [`tokenizer`], `vocabulary`, [`intake`] | from a conversation to tokens |
 //! | [`scheduler`], [`task`], [`decoder`] | who runs next, and on what |
 //! | [`watchdog`], [`metrics`] | whether it goes on, and what it does |
+//! | [`form`], [`guide`] | which tokens the demanded form allows |
 //! | [`sampler`], `draw`, `likelihood` | from logits to a token |
-//! | [`detokenizer`], [`stops`], [`answer`] | from tokens to what may be shown |
+//! | [`detokenizer`], [`stops`], [`dialect`], [`channels`], `tool_call`, [`answer`] | from tokens to what may be shown |
 //! | [`ort`], [`attention`], [`graph_bytes`] | the model itself |
 
 pub mod answer;
 pub mod attention;
+pub mod channels;
 pub mod decoder;
 pub mod detokenizer;
 pub mod device;
+pub mod dialect;
 pub mod digest;
 mod draw;
+pub mod form;
 pub mod graph;
 pub mod graph_bytes;
+pub mod guide;
 pub mod intake;
 mod likelihood;
 pub mod load;
@@ -30,6 +35,7 @@ pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod ort;
+mod python_json;
 mod rows;
 pub mod sampler;
 pub mod scheduler;
@@ -38,6 +44,8 @@ pub mod stops;
 pub mod task;
 pub mod template;
 pub mod tokenizer;
+mod tool_call;
+mod turns;
 mod vocabulary;
 pub mod warmup;
 pub mod watchdog;

@@ -8,7 +8,7 @@ use penstock_policy::prefix;
 use penstock_service::ports::{EngineFault, TokenEvent};
 use tokio::sync::mpsc;
 
-use super::answer::{Answer, Chosen, Outcome};
+use super::answer::{Answer, AnswerError, Chosen, Outcome};
 use super::sampler::BadLogits;
 
 /// A sequence that was found good and awaits a row.
@@ -49,14 +49,17 @@ impl Task {
     /// Appends the token that was chosen and tells of it.
     pub(super) fn advance(&mut self, chosen: Result<Chosen, BadLogits>) -> Fate {
         let grown = chosen
-            .map_err(|error| error.to_string())
-            .and_then(|chosen| Ok((self.answer.push(chosen.id).map_err(|error| error.to_string())?, chosen)));
+            .map_err(AnswerError::from)
+            .and_then(|chosen| self.answer.push(chosen.id).map(|growth| (growth, chosen)));
         let (growth, Chosen { id, logprob }) = match grown {
             Ok(grown) => grown,
-            Err(what) => {
-                tracing::error!(job = %self.job, %what, "a sequence failed");
-                self.fail(EngineFault::Fault(what));
-                return Fate::Failed;
+            Err(error) => {
+                let fault = error.fault();
+                // What the request brought about says nothing of the engine.
+                let fate = if matches!(fault, EngineFault::BadRequest { .. }) { Fate::Ends } else { Fate::Failed };
+                tracing::error!(job = %self.job, what = %fault, "a sequence failed");
+                self.fail(fault);
+                return fate;
             }
         };
         let tokens = TokenEvent::Tokens { ids: vec![id], parts: growth.parts, logprobs: logprob.into_iter().collect() };

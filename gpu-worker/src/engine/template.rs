@@ -5,7 +5,8 @@
 //! the date taken from the job and never from the clock, so that a worker that takes over renders the same prompt.
 //!
 //! Edge cases: a folder without a template is refused when it is loaded, since guessing a format gives answers that are
-//! wrong in ways nobody sees; a list of named templates means the one named `default`.
+//! wrong in ways nobody sees; a list of named templates means the one named `default`, and `tool_use` for conversations
+//! with tools.
 
 use std::path::{Path, PathBuf};
 
@@ -13,14 +14,23 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, ErrorKind};
 use penstock_service::ports::Generation;
+use penstock_wire::chat::Tool;
 use serde::Serialize;
 
+use super::dialect::Dialect;
+use super::python_json;
+use super::turns::Turn;
+
 const NAME: &str = "chat_template";
+const NAME_WITH_TOOLS: &str = "chat_template_with_tools";
 
 /// A model's chat template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
+    /// Another template for conversations with tools, where a model has one.
+    with_tools: Option<String>,
+    dialect: Dialect,
     special: SpecialTokens,
 }
 
@@ -78,16 +88,13 @@ pub enum Refusal {
 }
 
 #[derive(Serialize)]
-struct Turn<'m> {
-    role: &'m str,
-    content: &'m str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'m str>,
-}
-
-#[derive(Serialize)]
 struct Context<'m> {
     messages: Vec<Turn<'m>>,
+    /// `none` if there are none to call.
+    tools: Option<Vec<&'m serde_json::Value>>,
+    documents: Option<()>,
+    #[serde(flatten)]
+    more: &'m serde_json::Map<String, serde_json::Value>,
     add_generation_prompt: bool,
     bos_token: &'m str,
     eos_token: &'m str,
@@ -111,8 +118,9 @@ impl ChatTemplate {
             Some(source) => source,
             None => inline(&config["chat_template"]).ok_or_else(|| TemplateError::Missing { dir: dir.to_owned() })?,
         };
+        let with_tools = named(&config["chat_template"], "tool_use");
         let special = SpecialTokens { bos: token(&config["bos_token"]), eos: token(&config["eos_token"]) };
-        Self::new(source, special)
+        Self::with_tools(source, with_tools, special)
     }
 
     /// A template from its source.
@@ -120,6 +128,10 @@ impl ChatTemplate {
     /// # Errors
     /// [`TemplateError::Syntax`].
     pub fn new(source: String, special: SpecialTokens) -> Result<Self, TemplateError> {
+        Self::with_tools(source, None, special)
+    }
+
+    fn with_tools(source: String, with_tools: Option<String>, special: SpecialTokens) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         // As transformers sets Jinja up; the prompts of published models depend on it.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -127,8 +139,16 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise);
         environment.add_function("strftime_now", strftime_now);
+        environment.add_filter("tojson", python_json::tojson);
         environment.add_template_owned(NAME, source.clone()).map_err(TemplateError::Syntax)?;
-        Ok(Self { environment, source, special })
+        let plain = Dialect::of_template(&source);
+        let mut dialect = plain;
+        if let Some(with_tools) = &with_tools {
+            environment.add_template_owned(NAME_WITH_TOOLS, with_tools.clone()).map_err(TemplateError::Syntax)?;
+            dialect = Dialect::of_template(with_tools);
+            dialect.thinks |= plain.thinks;
+        }
+        Ok(Self { environment, source, with_tools, dialect, special })
     }
 
     /// The template's text, for the model's digest.
@@ -137,24 +157,30 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// How the model marks its thoughts and calls.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
     /// The prompt of a conversation, up to where the assistant's answer begins.
     ///
     /// # Errors
     /// [`Refusal`] if the template cannot write it.
     pub fn render(&self, generation: &Generation) -> Result<String, Refusal> {
-        let turns = generation.messages.iter().map(|message| Turn {
-            role: &message.role,
-            content: &message.content,
-            name: message.name.as_deref(),
-        });
+        let tools = generation.callable_tools();
         let context = Context {
-            messages: turns.collect(),
+            messages: generation.messages.iter().map(|message| Turn::of(message, self.dialect.calls)).collect(),
+            tools: (!tools.is_empty()).then(|| tools.iter().map(Tool::as_json).collect()),
+            documents: None,
+            more: &generation.template_kwargs,
             add_generation_prompt: true,
             bos_token: &self.special.bos,
             eos_token: &self.special.eos,
             penstock_date: &generation.date,
         };
-        let template = self.environment.get_template(NAME);
+        let name = if tools.is_empty() || self.with_tools.is_none() { NAME } else { NAME_WITH_TOOLS };
+        let template = self.environment.get_template(name);
         template.and_then(|template| template.render(Value::from(Serde(&context)))).map_err(|error| refusal(&error))
     }
 }
@@ -274,7 +300,12 @@ fn inline(value: &serde_json::Value) -> Option<String> {
     if let Some(text) = value.as_str() {
         return Some(text.to_owned());
     }
-    let named = value.as_array()?.iter().find(|entry| entry["name"] == "default")?;
+    named(value, "default")
+}
+
+/// A template of a list of named ones.
+fn named(value: &serde_json::Value, name: &str) -> Option<String> {
+    let named = value.as_array()?.iter().find(|entry| entry["name"] == name)?;
     named["template"].as_str().map(str::to_owned)
 }
 
@@ -358,5 +389,51 @@ mod tests {
         assert_eq!(inline(&serde_json::Value::Null), None);
         assert_eq!(token(&serde_json::json!({"content": "<s>"})), "<s>");
         assert_eq!(token(&serde_json::Value::Null), "");
+    }
+
+    /// What transformers renders of the same templates (`fixtures/expected_tools.py`).
+    #[derive(serde::Deserialize)]
+    struct Case {
+        name: String,
+        template: String,
+        messages: Vec<penstock_wire::chat::Message>,
+        tools: Vec<penstock_wire::chat::Tool>,
+        kwargs: serde_json::Map<String, serde_json::Value>,
+        expected: String,
+    }
+
+    #[test]
+    fn conversations_with_tools_render_as_in_transformers() {
+        let cases: Vec<Case> = serde_json::from_str(include_str!("../../fixtures/expected_tools.json")).unwrap();
+        assert!(cases.len() >= 8);
+        for case in cases {
+            let special = SpecialTokens { bos: "<s>".into(), eos: "</s>".into() };
+            let generation = Generation {
+                messages: case.messages,
+                tools: case.tools,
+                template_kwargs: case.kwargs,
+                date: "2026-11-21".into(),
+                ..Generation::default()
+            };
+            let text = ChatTemplate::new(case.template, special).unwrap().render(&generation);
+            assert_eq!(text.as_deref(), Ok(case.expected.as_str()), "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn a_template_of_its_own_for_tools_is_used_for_them_alone() {
+        let template = ChatTemplate::with_tools(
+            "plain".into(),
+            Some("{{ tools | length }} <tool_call>".into()),
+            SpecialTokens::default(),
+        )
+        .unwrap();
+        assert_eq!(template.render(&conversation(&[])).unwrap(), "plain");
+        let tool = serde_json::json!({"type": "function", "function": {"name": "f"}});
+        let mut generation = Generation { tools: vec![serde_json::from_value(tool).unwrap()], ..conversation(&[]) };
+        assert_eq!(template.render(&generation).unwrap(), "1 <tool_call>");
+        generation.tool_choice = penstock_wire::chat::ToolChoice::None;
+        assert_eq!(template.render(&generation).unwrap(), "plain", "tools that must not be called are not shown");
+        assert!(template.dialect().calls.is_some());
     }
 }

@@ -8,6 +8,8 @@
 
 use serde_json::Value;
 
+use super::dialect::MARKERS;
+
 /// How tokens become text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spelling {
@@ -17,6 +19,15 @@ pub(super) enum Spelling {
     BytesAfterSpace,
     /// Only the tokenizer's decoder knows.
     Decoder,
+}
+
+/// Whether special tokens that mark thoughts and tool calls are text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Markers {
+    /// They are.
+    Heard,
+    /// They are not.
+    Ignored,
 }
 
 /// The bytes of all tokens.
@@ -30,6 +41,8 @@ pub(super) struct Vocabulary {
 struct Token {
     bytes: Box<[u8]>,
     special: bool,
+    /// Special, but what it marks matters: thoughts, tool calls.
+    marker: bool,
 }
 
 impl Vocabulary {
@@ -54,9 +67,25 @@ impl Vocabulary {
                 (None, Spelling::Bytes) => byte_level(&text).unwrap_or_else(|| text.into_bytes()),
                 (None, Spelling::BytesAfterSpace) => sentence_piece(&text),
             };
-            all[id] = Token { bytes: bytes.into(), special: added.is_some_and(|&(_, special)| special) };
+            let special = added.is_some_and(|&(_, special)| special);
+            let marker = special && MARKERS.iter().any(|marker| marker.as_bytes() == bytes);
+            all[id] = Token { bytes: bytes.into(), special, marker };
         }
         Self { spelling, tokens: all }
+    }
+
+    /// Whether the bytes of tokens in a row are the text.
+    pub(super) fn has_bytes(&self) -> bool {
+        match self.spelling {
+            Spelling::Bytes | Spelling::BytesAfterSpace => true,
+            Spelling::Decoder => false,
+        }
+    }
+
+    /// The special token that is written so.
+    pub(super) fn special(&self, text: &str) -> Option<u32> {
+        let found = self.tokens.iter().position(|token| token.special && *token.bytes == *text.as_bytes());
+        found.and_then(|id| u32::try_from(id).ok())
     }
 
     pub(super) fn spelling(&self) -> Spelling {
@@ -68,9 +97,12 @@ impl Vocabulary {
         self.tokens.get(id as usize).map_or(&[], |token| &token.bytes)
     }
 
-    /// The bytes a token adds to a text: none if it is special.
-    pub(super) fn spoken(&self, id: u32) -> &[u8] {
-        if self.is_special(id) { &[] } else { self.bytes(id) }
+    /// The bytes a token adds to a text: none if it is special, unless it is a marker and those are listened to.
+    pub(super) fn spoken(&self, id: u32, markers: Markers) -> &[u8] {
+        match self.tokens.get(id as usize) {
+            Some(token) if !token.special || (token.marker && markers == Markers::Heard) => &token.bytes,
+            Some(_) | None => &[],
+        }
     }
 
     /// Whether a token stands for something that is no text.
@@ -173,9 +205,18 @@ mod tests {
             {"id": 1, "content": "<\u{120}>", "special": true}, {"id": 3, "content": "<tool>", "special": false}]});
         let tokens = [("\u{120}a", 0), ("<\u{120}>", 1), ("<tool>", 3)].map(|(text, id)| (text.to_owned(), id));
         let vocabulary = Vocabulary::of(&document, tokens);
-        assert_eq!((vocabulary.bytes(0), vocabulary.spoken(0)), (&b" a"[..], &b" a"[..]));
-        assert_eq!((vocabulary.bytes(1), vocabulary.spoken(1)), ("<\u{120}>".as_bytes(), &b""[..]));
-        assert_eq!((vocabulary.bytes(2), vocabulary.spoken(3)), (&b""[..], &b"<tool>"[..]));
+        assert_eq!((vocabulary.bytes(0), vocabulary.spoken(0, Markers::Ignored)), (&b" a"[..], &b" a"[..]));
+        assert_eq!((vocabulary.bytes(1), vocabulary.spoken(1, Markers::Heard)), ("<\u{120}>".as_bytes(), &b""[..]));
+        assert_eq!((vocabulary.bytes(2), vocabulary.spoken(3, Markers::Ignored)), (&b""[..], &b"<tool>"[..]));
         assert_eq!(vocabulary.bytes(99), b"");
+    }
+
+    #[test]
+    fn a_special_token_that_is_a_marker_is_heard_on_demand() {
+        let document = json!({"decoder": {"type": "ByteLevel"}, "added_tokens": [
+            {"id": 0, "content": "[TOOL_CALLS]", "special": true}]});
+        let vocabulary = Vocabulary::of(&document, [("[TOOL_CALLS]".to_owned(), 0)]);
+        assert_eq!(vocabulary.spoken(0, Markers::Heard), b"[TOOL_CALLS]");
+        assert_eq!(vocabulary.spoken(0, Markers::Ignored), b"");
     }
 }

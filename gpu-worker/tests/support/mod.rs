@@ -4,6 +4,8 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses a part of its own")]
 
+pub mod bytes;
+
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -67,6 +69,7 @@ pub struct Reply {
     /// The same by channel.
     pub parts: Vec<Part>,
     pub logprobs: Vec<TokenLogprob>,
+    pub reasoning_tokens: u32,
     /// How many bytes of text there were after each id.
     pub shown_after: Vec<usize>,
     pub end: Option<Result<(FinishReason, u32), EngineFault>>,
@@ -112,8 +115,9 @@ pub fn read(mut stream: TokenStream) -> Reply {
                 reply.shown_after.extend(ids.iter().map(|_| reply.text.len()));
                 reply.ids.extend(ids);
             }
-            TokenEvent::Finished { reason, completion_tokens, .. } => {
+            TokenEvent::Finished { reason, completion_tokens, reasoning_tokens, .. } => {
                 assert!(started);
+                reply.reasoning_tokens = reasoning_tokens;
                 reply.end = Some(Ok((reason, completion_tokens)));
             }
             TokenEvent::Failed(fault) => reply.end = Some(Err(fault)),

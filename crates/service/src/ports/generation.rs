@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use penstock_wire::chat::Message;
+use penstock_wire::chat::{Format, Message, Tool, ToolChoice};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// The version of payloads that only a worker of today reads, because leaving out what it does not know would change the
 /// answer.
@@ -26,6 +27,21 @@ pub struct Generation {
     /// Tell how likely each token was, and so many of the likeliest ones; `None`: do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<u32>,
+    /// The tools the model may call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Tool>,
+    /// Whether it may, must or must not.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tool_choice: ToolChoice,
+    /// Whether it may call several in one answer.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub parallel_tool_calls: bool,
+    /// The form the answer must have.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub format: Format,
+    /// Variables for the chat template.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub template_kwargs: Map<String, Value>,
 }
 
 /// How tokens are chosen. Everything that chance or the calendar could change is fixed here at admission, so that a
@@ -87,6 +103,11 @@ impl Default for Generation {
             date: String::new(),
             choices: 1,
             logprobs: None,
+            tools: Vec::new(),
+            tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: true,
+            format: Format::Text,
+            template_kwargs: Map::new(),
         }
     }
 }
@@ -110,9 +131,42 @@ impl Generation {
     /// The same, with the oldest version whose readers would give this answer.
     #[must_use]
     pub fn versioned(mut self) -> Self {
-        let of_version_1 = self.sampling.is_of_version_1() && self.choices == 1 && self.logprobs.is_none();
-        self.v = if of_version_1 { 1 } else { NEWEST };
+        self.v = if self.is_of_version_1() { 1 } else { NEWEST };
         self
+    }
+
+    fn is_of_version_1(&self) -> bool {
+        let plain_talk = |message: &Message| {
+            let Message { role: _, content: _, name: _, tool_calls, tool_call_id: _, reasoning_content } = message;
+            tool_calls.is_empty() && reasoning_content.is_none()
+        };
+        self.sampling.is_of_version_1()
+            && self.choices == 1
+            && self.logprobs.is_none()
+            && self.tools.is_empty()
+            && self.format == Format::Text
+            && self.template_kwargs.is_empty()
+            && self.messages.iter().all(plain_talk)
+    }
+
+    /// The tools the model may call; none if it must not.
+    #[must_use]
+    pub fn callable_tools(&self) -> &[Tool] {
+        match self.tool_choice {
+            ToolChoice::None => &[],
+            ToolChoice::Auto | ToolChoice::Required | ToolChoice::Named(_) => &self.tools,
+        }
+    }
+
+    /// How many bytes the prompt will be made of, but for what the chat template adds.
+    #[must_use]
+    pub fn prompt_bytes(&self) -> usize {
+        let of_message = |message: &Message| {
+            let calls: usize = message.tool_calls.iter().map(|call| call.name.len() + call.arguments.len()).sum();
+            message.content.len() + calls
+        };
+        let of_tool = |tool: &Tool| tool.as_json().to_string().len();
+        self.messages.iter().map(of_message).chain(self.callable_tools().iter().map(of_tool)).sum()
     }
 
     /// Reads a payload; `None` if it is damaged, or of a version from tomorrow.
@@ -124,6 +178,14 @@ impl Generation {
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 fn one_answer() -> u32 {

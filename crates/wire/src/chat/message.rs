@@ -15,6 +15,26 @@ pub struct Message {
     /// The speaker's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// The tools an assistant's message called.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<CalledTool>,
+    /// Which call a tool's message answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    /// What the assistant had said to itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+}
+
+/// A tool that was called earlier in the conversation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CalledTool {
+    /// Names the call.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// JSON text.
+    pub arguments: String,
 }
 
 impl Message {
@@ -30,6 +50,21 @@ pub(super) struct RawMessage {
     role: Option<String>,
     content: Option<RawContent>,
     name: Option<String>,
+    tool_calls: Option<Vec<RawCall>>,
+    tool_call_id: Option<String>,
+    reasoning_content: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawCall {
+    id: Option<String>,
+    function: Option<RawFunction>,
+}
+
+#[derive(Deserialize)]
+struct RawFunction {
+    name: Option<String>,
+    arguments: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -65,7 +100,35 @@ impl RawMessage {
             Some(RawContent::Text(text)) => text,
             Some(RawContent::Parts(parts)) => join_parts(parts, &path("content"))?,
         };
-        Ok(Message { role, content, name: self.name })
+        let calls = self.tool_calls.unwrap_or_default();
+        if !calls.is_empty() && role != "assistant" {
+            let message = format!("'{}' belongs to messages of the assistant", path("tool_calls"));
+            return Err(BadRequest::field(path("tool_calls"), "invalid_value", message));
+        }
+        let calls =
+            calls.into_iter().enumerate().map(|(place, call)| call.check(&path(&format!("tool_calls[{place}]"))));
+        if role == "tool" && self.tool_call_id.is_none() {
+            return Err(missing(&path("tool_call_id")));
+        }
+        Ok(Message {
+            role,
+            content,
+            name: self.name,
+            tool_calls: calls.collect::<Result<_, _>>()?,
+            tool_call_id: self.tool_call_id,
+            reasoning_content: self.reasoning_content,
+        })
+    }
+}
+
+impl RawCall {
+    fn check(self, path: &str) -> Result<CalledTool, BadRequest> {
+        let function = self.function.ok_or_else(|| missing(&format!("{path}.function")))?;
+        Ok(CalledTool {
+            id: self.id.ok_or_else(|| missing(&format!("{path}.id")))?,
+            name: function.name.ok_or_else(|| missing(&format!("{path}.function.name")))?,
+            arguments: function.arguments.unwrap_or_else(|| "{}".to_owned()),
+        })
     }
 }
 

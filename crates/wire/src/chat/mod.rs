@@ -2,15 +2,19 @@
 
 mod answer;
 mod check;
+mod format;
 mod logprobs;
 mod message;
 mod request;
+mod tools;
 mod usage;
 
 pub use answer::{
     AnswerMessage, Choice, ChunkChoice, Completion, CompletionChunk, Delta, FunctionCall, ToolCall, ToolCallDelta,
 };
+pub use format::Format;
 pub use logprobs::{Likelihood, Logprobs, TokenLogprob};
-pub use message::Message;
+pub use message::{CalledTool, Message};
 pub use request::{ChatRequest, MAX_BODY_BYTES};
+pub use tools::{Tool, ToolChoice};
 pub use usage::{CompletionDetails, PromptDetails, Usage};

@@ -6,7 +6,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::check::{RawStop, choices, logit_bias, logprobs, max_tokens, missing, stops, top_k, within};
+use super::format::{Format, format};
 use super::message::{Message, RawMessage};
+use super::tools::{Tool, ToolChoice, template_kwargs, tool_choice, tools};
 use crate::error::BadRequest;
 
 /// The most bytes a chat request's body may have.
@@ -49,6 +51,16 @@ pub struct ChatRequest {
     pub n: u32,
     /// Tell how likely each token was, and so many of the likeliest ones, 0 to 20; `None`: do not.
     pub logprobs: Option<u32>,
+    /// The tools the model may call.
+    pub tools: Vec<Tool>,
+    /// Whether it may, must or must not.
+    pub tool_choice: ToolChoice,
+    /// Whether it may call several at once. Default true.
+    pub parallel_tool_calls: bool,
+    /// The form the answer must have.
+    pub format: Format,
+    /// Variables for the model's chat template, such as `enable_thinking`. vLLM's name.
+    pub template_kwargs: serde_json::Map<String, Value>,
     /// `auto`, `default`, `flex`, `priority` and the like.
     pub service_tier: Option<String>,
 }
@@ -79,7 +91,11 @@ struct RawRequest {
     logit_bias: Option<serde_json::Map<String, Value>>,
     tools: Option<Vec<Value>>,
     functions: Option<Vec<Value>>,
-    response_format: Option<RawFormat>,
+    function_call: Option<Value>,
+    tool_choice: Option<Value>,
+    parallel_tool_calls: Option<bool>,
+    response_format: Option<Value>,
+    chat_template_kwargs: Option<serde_json::Map<String, Value>>,
     modalities: Option<Vec<String>>,
     audio: Option<Value>,
 }
@@ -87,12 +103,6 @@ struct RawRequest {
 #[derive(Deserialize)]
 struct RawStreamOptions {
     include_usage: Option<bool>,
-}
-
-#[derive(Deserialize)]
-struct RawFormat {
-    #[serde(rename = "type")]
-    kind: Option<String>,
 }
 
 impl ChatRequest {
@@ -122,12 +132,11 @@ impl RawRequest {
             Err(BadRequest::field(param, "unsupported_parameter", format!("{what}; leave '{param}' out")))
         };
         match self {
-            Self { tools: Some(tools), .. } if !tools.is_empty() => refuse("tools", "tool calls are not offered"),
             Self { functions: Some(list), .. } if !list.is_empty() => {
-                refuse("functions", "function calls are not offered")
+                refuse("functions", "the old form of function calls is not offered, 'tools' is")
             }
-            Self { response_format: Some(RawFormat { kind: Some(kind) }), .. } if kind != "text" => {
-                refuse("response_format", "only plain text answers are offered")
+            Self { function_call: Some(Value::Object(_)), .. } => {
+                refuse("function_call", "the old form of function calls is not offered, 'tool_choice' is")
             }
             Self { modalities: Some(list), .. } if list.iter().any(|m| m != "text") => {
                 refuse("modalities", "only text answers are offered")
@@ -154,6 +163,7 @@ impl RawRequest {
                 "'messages' must hold some text: all are empty",
             ));
         }
+        let tools = tools(self.tools)?;
         Ok(ChatRequest {
             model,
             messages,
@@ -175,6 +185,11 @@ impl RawRequest {
             logit_bias: logit_bias(self.logit_bias)?,
             n: choices(self.n)?,
             logprobs: logprobs(self.logprobs, self.top_logprobs)?,
+            tool_choice: tool_choice(self.tool_choice, &tools)?,
+            tools,
+            parallel_tool_calls: self.parallel_tool_calls.unwrap_or(true),
+            format: format(self.response_format)?,
+            template_kwargs: template_kwargs(self.chat_template_kwargs)?,
             service_tier: self.service_tier,
         })
     }
@@ -269,8 +284,12 @@ mod tests {
             ("n", json!(1.5), "invalid_type"),
             ("logprobs", json!(3), "invalid_type"),
             ("top_logprobs", json!(3), "invalid_value"),
-            ("tools", json!([{"type": "function"}]), "unsupported_parameter"),
-            ("response_format", json!({"type": "json_object"}), "unsupported_parameter"),
+            ("functions", json!([{"name": "f"}]), "unsupported_parameter"),
+            ("function_call", json!({"name": "f"}), "unsupported_parameter"),
+            ("tools", json!("f"), "invalid_type"),
+            ("tool_choice", json!("required"), "invalid_value"),
+            ("parallel_tool_calls", json!(1), "invalid_type"),
+            ("chat_template_kwargs", json!({"tools": 1}), "invalid_value"),
             ("presence_penalty", json!(3), "invalid_value"),
             ("top_k", json!(-2), "invalid_value"),
             ("top_k", json!("few"), "invalid_type"),
@@ -284,6 +303,23 @@ mod tests {
         ] {
             let refusal = parse(&with(field, value.clone())).unwrap_err();
             assert_eq!((refusal.param.as_deref(), refusal.code), (Some(field), code), "{field} = {value}");
+        }
+    }
+
+    #[test]
+    fn a_conversation_with_tools_is_read() {
+        let call = json!({"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}});
+        let talk = json!([{"role": "user", "content": "do"}, {"role": "assistant", "content": null, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "done"}]);
+        let request = parse(&with("messages", talk)).unwrap();
+        assert_eq!(request.messages[1].tool_calls[0].arguments, "{\"a\":1}");
+        assert_eq!(request.messages[2].tool_call_id.as_deref(), Some("call_1"));
+        for (talk, path) in [
+            (json!([{"role": "tool", "content": "x"}]), "messages[0].tool_call_id"),
+            (json!([{"role": "user", "content": "x", "tool_calls": [call]}]), "messages[0].tool_calls"),
+            (json!([{"role": "assistant", "tool_calls": [{"id": "x"}]}]), "messages[0].tool_calls[0].function"),
+        ] {
+            assert_eq!(parse(&with("messages", talk)).unwrap_err().param.as_deref(), Some(path));
         }
     }
 
@@ -361,7 +397,7 @@ mod tests {
 
         #[test]
         fn whatever_a_field_holds_the_refusal_is_ours_and_an_accepted_value_is_in_range(
-            field in "model|messages|temperature|top_p|max_tokens|stop|seed|stream|stream_options|n|tools",
+            field in "model|messages|temperature|top_p|max_tokens|stop|seed|stream|stream_options|n|tools|tool_choice|response_format|chat_template_kwargs|logit_bias",
             value in any_json(),
         ) {
             match parse(&with(&field, value)) {
