@@ -143,6 +143,26 @@ fn the_stock_client_gets_sixty_four_right_answers_half_of_them_streamed_sixteen_
 }
 
 #[test]
+fn the_stock_client_gets_forms_tool_calls_and_thoughts_from_a_model_that_would_say_anything() {
+    let home = Home::new();
+    let model = home.path().join("bytes");
+    std::fs::create_dir(&model).unwrap();
+    let files = ["tokenizer.json", "chat_template.jinja", "genai_config.json"].map(|file| ("bytes", file));
+    for (fixture, file) in files.into_iter().chain([("random-fp32", "model.onnx")]) {
+        std::fs::copy(root().join("gpu-worker/fixtures").join(fixture).join(file), model.join(file)).unwrap();
+    }
+    let server = home.up(&["--ephemeral", "--model", model.to_str().unwrap()]);
+    let output = Command::new(given("PENSTOCK_OPENAI_PYTHON"))
+        .arg(root().join("tests/openai_tools.py"))
+        .args([server.ready["url"].as_str().unwrap(), server.ready["api_key"].as_str().unwrap(), "bytes"])
+        .output()
+        .unwrap();
+    let (out, err) = printed(&output);
+    println!("{out}");
+    assert!(output.status.success(), "{out}\n{err}");
+}
+
+#[test]
 fn each_hindrance_is_one_clear_line_with_what_to_do() {
     let home = Home::new();
     let empty = home.path().join("empty-model");

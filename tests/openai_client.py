@@ -104,6 +104,17 @@ for chunk in client.chat.completions.create(stream=True, **likely):
         streamed += choice.logprobs.content if choice.logprobs else []
 assert streamed == told, streamed
 
+# An answer of a demanded form, whole and streamed.
+form = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {"type": "integer", "minimum": 1000, "maximum": 1999}}}
+asked = dict(model=model, messages=[{"role": "user", "content": "R:38291="}], temperature=0, response_format=form)
+assert client.chat.completions.create(**asked).choices[0].message.content == "1928"
+pieces = [c.choices[0].delta.content or "" for c in client.chat.completions.create(stream=True, **asked) if c.choices]
+assert "".join(pieces) == "1928", pieces
+impossible = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array", "uniqueItems": True}}}
+fails(openai.BadRequestError, "invalid_value", model=model, messages=user, response_format=impossible)
+tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+fails(openai.BadRequestError, "unsupported_parameter", model=model, messages=user, tools=[tool])
+
 # vLLM's names for what OpenAI has not, as extra fields.
 extra = {"top_k": 1, "min_p": 0.1, "repetition_penalty": 1.0}
 narrow = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "R:38291="}], extra_body=extra)
