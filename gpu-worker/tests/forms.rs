@@ -66,7 +66,7 @@ fn follows(text: &str) -> bool {
         })
     });
     tags && ["dam", "weir", "penstöck"].iter().any(|kind| value["kind"] == *kind)
-        && value["level"].as_u64().is_some_and(|level| level < 100)
+        && value["level"].as_f64().is_some_and(|level| (0.0..=99.0).contains(&level) && level.fract() == 0.0)
         && value.as_object().is_some_and(|fields| fields.len() <= 3)
 }
 

@@ -45,8 +45,8 @@ impl Detokenizer {
     #[must_use]
     pub(super) fn new(tokenizer: TextTokenizer) -> Self {
         let state = match tokenizer.vocabulary().spelling() {
-            Spelling::Bytes => State::Bytes { waiting: Vec::new(), at_start: false },
-            Spelling::BytesAfterSpace => State::Bytes { waiting: Vec::new(), at_start: true },
+            Spelling::ByteLevel | Spelling::Pieces => State::Bytes { waiting: Vec::new(), at_start: false },
+            Spelling::PiecesAfterSpace => State::Bytes { waiting: Vec::new(), at_start: true },
             Spelling::Decoder => State::Window { ids: Vec::new(), known: 0 },
         };
         Self { tokenizer, markers: Markers::Ignored, state }
@@ -171,13 +171,19 @@ mod tests {
 
     /// SentencePiece's manner, with four bytes of a crab.
     fn sentences() -> TextTokenizer {
+        pieces_of(&serde_json::json!([{"type": "Strip", "content": " ", "start": 1, "stop": 0}]))
+    }
+
+    fn pieces_of(more: &serde_json::Value) -> TextTokenizer {
+        let mut decoders = serde_json::json!([
+            {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}]);
+        decoders.as_array_mut().unwrap().extend(more.as_array().unwrap().iter().cloned());
         let document = serde_json::json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
             "pre_tokenizer": {"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first", "split": true},
             "post_processor": null,
-            "decoder": {"type": "Sequence", "decoders": [
-                {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}, {"type": "ByteFallback"},
-                {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+            "decoder": {"type": "Sequence", "decoders": decoders},
             "model": {"type": "WordLevel", "unk_token": "<unk>", "vocab": {
                 "<unk>": 0, "\u{2581}hi": 1, "\u{2581}": 2, "<0xF0>": 3, "<0x9F>": 4, "<0xA6>": 5, "<0x80>": 6}}
         });
@@ -207,6 +213,19 @@ mod tests {
     }
 
     proptest! {
+        /// The tokenizer's own decoder replaces what is no character; but for that it says the same.
+        #[test]
+        fn pieces_come_out_as_their_decoder_has_them(
+            ids in proptest::collection::vec(prop_oneof![Just(vec![1]), Just(vec![2]), Just(vec![3, 4, 5, 6])], 0..12),
+            strips: bool,
+        ) {
+            let tokenizer = if strips { sentences() } else { pieces_of(&serde_json::json!([])) };
+            let ids = ids.concat();
+            let mut detokenizer = tokenizer.detokenizer();
+            let text: String = ids.iter().map(|&id| detokenizer.push(id).unwrap()).collect();
+            prop_assert_eq!(text, tokenizer.decode(&ids).unwrap());
+        }
+
         #[test]
         fn the_parts_make_the_text_and_no_part_breaks_a_character(text in "\\PC{0,40}") {
             prop_assert_eq!(stream(&bytes().encode(&text).unwrap()).concat(), text);

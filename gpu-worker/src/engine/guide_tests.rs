@@ -48,7 +48,7 @@ fn bounded() -> Value {
 fn follows(value: &Value) -> bool {
     let tags = value["tags"].as_array();
     ["dam", "weir", "penstöck"].iter().any(|kind| value["kind"] == *kind)
-        && value["count"].as_i64().is_some_and(|count| (-5..=120).contains(&count))
+        && value["count"].as_f64().is_some_and(|count| (-5.0..=120.0).contains(&count) && count.fract() == 0.0)
         && tags.is_some_and(|tags| {
             tags.len() <= 2 && tags.iter().all(|tag| tag.as_str().is_some_and(|tag| tag.chars().count() <= 3))
         })

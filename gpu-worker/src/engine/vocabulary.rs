@@ -6,6 +6,8 @@
 //! that stands for it), and SentencePiece (`\u{2581}` is a space, `<0x0A>` a byte). Of any other decoder tokens are known
 //! only as their own text, and answers are decoded by the decoder itself.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::dialect::MARKERS;
@@ -13,10 +15,12 @@ use super::dialect::MARKERS;
 /// How tokens become text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spelling {
-    /// Bytes in a row are the text.
-    Bytes,
-    /// The same, but a space at the very beginning is none of it.
-    BytesAfterSpace,
+    /// Byte-level BPE: bytes in a row are the text.
+    ByteLevel,
+    /// SentencePiece: the same with other spellings.
+    Pieces,
+    /// The same, but a space at the very beginning is none of the text.
+    PiecesAfterSpace,
     /// Only the tokenizer's decoder knows.
     Decoder,
 }
@@ -49,7 +53,7 @@ impl Vocabulary {
     /// Reads a `tokenizer.json`; `tokens` are its tokens with their ids, added ones included.
     pub(super) fn of(document: &Value, tokens: impl IntoIterator<Item = (String, u32)>) -> Self {
         let spelling = spelling(&document["decoder"]);
-        let added: Vec<(usize, bool)> = document["added_tokens"]
+        let added: BTreeMap<usize, bool> = document["added_tokens"]
             .as_array()
             .into_iter()
             .flatten()
@@ -61,13 +65,13 @@ impl Vocabulary {
             if all.len() <= id {
                 all.resize(id + 1, Token::default());
             }
-            let added = added.iter().find(|&&(other, _)| other == id);
+            let added = added.get(&id);
             let bytes = match (added, spelling) {
                 (Some(_), _) | (None, Spelling::Decoder) => text.into_bytes(),
-                (None, Spelling::Bytes) => byte_level(&text).unwrap_or_else(|| text.into_bytes()),
-                (None, Spelling::BytesAfterSpace) => sentence_piece(&text),
+                (None, Spelling::ByteLevel) => byte_level(&text).unwrap_or_else(|| text.into_bytes()),
+                (None, Spelling::Pieces | Spelling::PiecesAfterSpace) => sentence_piece(&text),
             };
-            let special = added.is_some_and(|&(_, special)| special);
+            let special = added == Some(&true);
             let marker = special && MARKERS.iter().any(|marker| marker.as_bytes() == bytes);
             all[id] = Token { bytes: bytes.into(), special, marker };
         }
@@ -77,7 +81,7 @@ impl Vocabulary {
     /// Whether the bytes of tokens in a row are the text.
     pub(super) fn has_bytes(&self) -> bool {
         match self.spelling {
-            Spelling::Bytes | Spelling::BytesAfterSpace => true,
+            Spelling::ByteLevel | Spelling::Pieces | Spelling::PiecesAfterSpace => true,
             Spelling::Decoder => false,
         }
     }
@@ -116,22 +120,25 @@ fn spelling(decoder: &Value) -> Spelling {
         Some(parts) => parts.iter().collect(),
         None => vec![decoder],
     };
-    let has = |kind: &str| parts.iter().any(|part| part["type"] == kind);
-    let spaces = parts.iter().any(|part| part["type"] == "Replace" && part["pattern"]["String"] == "\u{2581}");
-    let known = |part: &&Value| {
-        ["ByteLevel", "ByteFallback", "Fuse", "Strip", "Replace", "Metaspace"].iter().any(|kind| part["type"] == *kind)
-    };
-    if !parts.iter().all(known) {
-        return Spelling::Decoder;
+    let is_space = |part: &Value| part["pattern"]["String"] == "\u{2581}" && part["content"] == " ";
+    let (mut pieces, mut stripped) = (false, false);
+    for part in &parts {
+        match part["type"].as_str() {
+            Some("ByteLevel") if parts.len() == 1 => return Spelling::ByteLevel,
+            Some("Replace") if is_space(part) => pieces = true,
+            Some("Metaspace") => {
+                pieces = true;
+                stripped |= part["prepend_scheme"] != "never";
+            }
+            Some("Strip") if part["content"] == " " && part["start"] == 1 && part["stop"] == 0 => stripped = true,
+            Some("ByteFallback" | "Fuse") => {}
+            Some(_) | None => return Spelling::Decoder,
+        }
     }
-    if has("ByteLevel") {
-        return Spelling::Bytes;
-    }
-    let metaspace = parts.iter().find(|part| part["type"] == "Metaspace");
-    match (spaces || metaspace.is_some(), has("Strip") || metaspace.is_some_and(|m| m["prepend_scheme"] != "never")) {
-        (true, true) => Spelling::BytesAfterSpace,
-        // A SentencePiece without the leading space is spelled the same and loses nothing.
-        (true, false) | (false, true) | (false, false) => Spelling::Decoder,
+    match (pieces, stripped) {
+        (true, true) => Spelling::PiecesAfterSpace,
+        (true, false) => Spelling::Pieces,
+        (false, _) => Spelling::Decoder,
     }
 }
 
@@ -187,7 +194,13 @@ mod tests {
         let llama = json!({"type": "Sequence", "decoders": [
             {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}, {"type": "ByteFallback"},
             {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]});
-        assert_eq!(spelling(&llama), Spelling::BytesAfterSpace);
+        assert_eq!(spelling(&llama), Spelling::PiecesAfterSpace);
+        let gemma = json!({"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}]});
+        assert_eq!(spelling(&gemma), Spelling::Pieces);
+        assert_eq!(spelling(&json!({"type": "Metaspace", "prepend_scheme": "never"})), Spelling::Pieces);
+        assert_eq!(spelling(&json!({"type": "Metaspace", "prepend_scheme": "always"})), Spelling::PiecesAfterSpace);
         assert_eq!(sentence_piece("\u{2581}the"), b" the");
         assert_eq!(sentence_piece("<0xF0>"), [0xf0]);
         assert_eq!(sentence_piece("<0xZZ>"), b"<0xZZ>");
