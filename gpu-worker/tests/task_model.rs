@@ -108,6 +108,15 @@ fn inherited_tokens_may_be_read_with_the_prompt_where_speed_matters_more_than_th
 }
 
 #[test]
+fn answers_do_not_depend_on_the_number_of_threads() {
+    let mut two = config(5);
+    two.threads = std::num::NonZeroU32::new(2).unwrap();
+    let two = OnnxEngine::load(&two).unwrap();
+    let prompts: Vec<String> = (0..20).map(|number| support::Draws(number).task().0).collect();
+    assert_eq!(ask_all(&two, &prompts), ask_all(&engine(5), &prompts));
+}
+
+#[test]
 fn seeds_give_different_answers_and_each_seed_always_the_same() {
     let engine = engine(4);
     let answers = |seed| read(start(&engine, restless("C:3141592653=", seed)));

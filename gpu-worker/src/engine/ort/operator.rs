@@ -396,3 +396,30 @@ fn output<'c>(context: &'c ComputeContext, place: usize, shape: &[usize]) -> ort
 fn sizes(value: &ValueRef<'_>) -> ort::Result<Vec<usize>> {
     value.shape().iter().map(|&size| usize::try_from(size).map_err(|_| ort::Error::new("a negative size"))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_instructions_give_the_same_bits() {
+        let (head, group, tokens) = (48, 5, 37);
+        let shape = Shape { group, kv_heads: 1, head, scale: 0.2 };
+        let number = |place: usize| f32::from(u16::try_from(place * 7_919 % 1_000).unwrap()) / 500.0 - 1.0;
+        let keys: Vec<f32> = (0..48 * head).map(number).collect();
+        let values: Vec<f32> = (7..7 + tokens * head).map(number).collect();
+        let queries: Vec<f32> = (3..3 + group * head).map(number).collect();
+        let piece = Piece { shape, tokens, keys: &keys, values: &values };
+        let with = |instructions: Instructions| {
+            let mut out = vec![0.0; group * head];
+            instructions.compute(&piece, &queries, &mut out, &mut Scratch::default());
+            out.iter().map(|number| number.to_bits()).collect::<Vec<_>>()
+        };
+        let plain = with(Instructions::Slow);
+        assert_eq!(with(Instructions::found()), plain);
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            assert_eq!(with(Instructions::Avx2), plain);
+        }
+    }
+}
