@@ -25,6 +25,7 @@ pub mod record;
 mod relay;
 mod rendering;
 mod settle;
+mod single_flight;
 #[cfg(feature = "system")]
 pub mod system;
 mod told;
