@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod batch;
 pub mod classes;
+pub mod cost;
 pub mod gcra;
 pub mod id;
 pub mod job;
