@@ -1,6 +1,6 @@
-//! Admission: from a checked request to a job that is accepted, joined or already answered.
+//! Admission: from a drafted job to one that is accepted, or refused by a limit.
 //!
-//! Requests that may be known already go by their marker (`single_flight`); the rest are accepted at once.
+//! What names a request, and whether it is known already, is looked at before (`obtain`, `single_flight`).
 
 use std::time::Duration;
 
@@ -9,10 +9,8 @@ use penstock_policy::classes::Class;
 use penstock_policy::gcra;
 use penstock_policy::id::{JobId, PoolId};
 use penstock_policy::time::Timestamp;
-use penstock_wire::chat::ChatRequest;
 
 use crate::Service;
-use crate::canonical::{KeyOf, canonical, fingerprint, marker_key};
 use crate::draft::Draft;
 use crate::error::ApiError;
 use crate::ports::{
@@ -52,50 +50,6 @@ pub(crate) enum How {
 }
 
 impl Service {
-    /// Admits a chat request of `tenant`.
-    ///
-    /// # Errors
-    /// What the client is told: an unknown model, a maximum beyond the context, a reused idempotency key, a limit, an
-    /// overloaded pool, a store that does not answer.
-    pub(crate) async fn admit(
-        &self,
-        tenant: &Tenant,
-        request: &ChatRequest,
-        idempotency_key: Option<&str>,
-        now: Timestamp,
-    ) -> Result<Admission, ApiError> {
-        let pools = self.pools(now).await?;
-        let pool = pools.iter().find(|pool| pool.model == request.model).ok_or_else(|| {
-            let known: Vec<&str> = pools.iter().map(|pool| pool.model.as_str()).collect();
-            ApiError::no_such_model(&request.model, &known)
-        })?;
-        if let Some(max_tokens) = request.max_tokens.filter(|max| *max > pool.context_length) {
-            let message = format!(
-                "'max_tokens' is {max_tokens}: this model has a context of {} tokens, prompt and answer together",
-                pool.context_length
-            );
-            return Err(ApiError::invalid("max_tokens", "invalid_value", message));
-        }
-        let canonical = canonical(request, pool.id.as_str());
-        let fingerprint = fingerprint(&canonical);
-        let key = match idempotency_key {
-            Some(key) => Some(marker_key(&self.marker_secret, &tenant.id, &KeyOf::Idempotency(key))),
-            None if request.is_deterministic() => {
-                Some(marker_key(&self.marker_secret, &tenant.id, &KeyOf::Request(&canonical)))
-            }
-            None => None,
-        };
-        let draft = self.draft(tenant, request, pool, now)?;
-        match key {
-            Some(key) => self.single_flight(tenant, draft, key, fingerprint).await,
-            None => match self.accept(tenant, &draft, None, now).await? {
-                Outcome::Ours(admission) => Ok(admission),
-                // Without a marker nobody else can hold it.
-                Outcome::Held => Err(ApiError::internal()),
-            },
-        }
-    }
-
     /// Takes one request, and no tokens, from the tenant's limits: what an answer costs that needs no run of its own.
     pub(crate) async fn take_request(&self, tenant: &Tenant, now: Timestamp) -> Result<(), ApiError> {
         match self.ports.limits.take(&tenant_take(tenant, 0), self.nonce(), now).await? {
@@ -116,6 +70,10 @@ impl Service {
         Ok(capacity)
     }
 
+    /// Accepts a job, if every limit has room for it.
+    ///
+    /// # Errors
+    /// A limit, an overloaded pool, a store that does not answer.
     pub(crate) async fn accept(
         &self,
         tenant: &Tenant,

@@ -16,6 +16,7 @@ use tracing::Instrument;
 
 use crate::Service;
 use crate::answering::{Answering, json};
+use crate::asked::Asked;
 use crate::error::ApiError;
 use crate::relay::Relay;
 use crate::told::told;
@@ -111,8 +112,8 @@ async fn chat(State(service): App, headers: HeaderMap, body: Body) -> Result<Res
     let tenant = service.authenticate(&headers, now).await?;
     let body = read(body).await?;
     let request = ChatRequest::parse(&body)?;
-    let idempotency_key = idempotency_key(&headers)?;
-    let admission = service.admit(&tenant, &request, idempotency_key, now).await?;
+    let asked = Asked::read(&headers)?;
+    let admission = service.obtain(&tenant, &request, &asked, now).await?;
     let told = told(&admission, &tenant, now);
     let relay = Relay::new(Arc::clone(&service), admission.job);
     let answer =
@@ -142,15 +143,4 @@ async fn read(mut body: Body) -> Result<Vec<u8>, ApiError> {
         }
     }
     if length > MAX_BODY_BYTES { Err(ApiError::too_large(MAX_BODY_BYTES)) } else { Ok(gathered) }
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    match value.to_str() {
-        Ok(key) if (1..=256).contains(&key.len()) => Ok(Some(key)),
-        Ok(_) | Err(_) => {
-            let message = "'Idempotency-Key' must be 1 to 256 characters of printable ASCII";
-            Err(ApiError::invalid("Idempotency-Key", "invalid_value", message))
-        }
-    }
 }

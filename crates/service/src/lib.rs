@@ -3,12 +3,13 @@
 //! Time, chance and tasks come only from ports; the AWS adapters, the SQLite adapters and the simulation are three
 //! surroundings of this one crate.
 //!
-//! A request's path: [`http`] reads it, [`admit`] decides and accepts, [`relay`] waits for the words; on the other
-//! side of the queue [`consume`] receives, [`work`] runs one job on the engine and writes down what it says, and
-//! [`settle`] draws the consequences of its end.
+//! A request's path: [`http`] reads it, [`obtain`] finds out whether it is known, [`admit`] accepts, [`relay`] waits for
+//! the words; on the other side of the queue [`consume`] receives, [`work`] runs one job on the engine and writes down
+//! what it says, and [`settle`] draws the consequences of its end.
 
 mod admit;
 mod answering;
+mod asked;
 mod auth;
 mod cached;
 mod canonical;
@@ -20,6 +21,7 @@ mod error;
 mod fetch;
 mod http;
 pub mod message;
+mod obtain;
 pub mod ports;
 pub mod record;
 mod relay;

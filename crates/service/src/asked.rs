@@ -1,0 +1,66 @@
+//! What a request's headers ask for beside its body.
+
+use http::HeaderMap;
+
+use crate::error::ApiError;
+
+/// What the headers ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// A name the client gave the request: whatever bears it is the same request.
+    pub(crate) idempotency_key: Option<String>,
+    /// How often the client has tried this request before, as the stock clients say of themselves.
+    pub(crate) earlier_tries: u32,
+}
+
+impl Asked {
+    /// Reads the headers.
+    ///
+    /// # Errors
+    /// 400 about an `Idempotency-Key` that is none. A malformed count of tries is taken for a first try: no client's
+    /// correctness may hang on it.
+    pub(crate) fn read(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let tries = headers.get("x-stainless-retry-count").and_then(|value| value.to_str().ok());
+        Ok(Self {
+            idempotency_key: idempotency_key(headers)?.map(str::to_owned),
+            earlier_tries: tries.and_then(|text| text.parse().ok()).unwrap_or(0),
+        })
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if (1..=256).contains(&key.len()) => Ok(Some(key)),
+        Ok(_) | Err(_) => {
+            let message = "'Idempotency-Key' must be 1 to 256 characters of printable ASCII";
+            Err(ApiError::invalid("Idempotency-Key", "invalid_value", message))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &'static str, value: &str) -> Result<Asked, ApiError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().unwrap());
+        Asked::read(&headers)
+    }
+
+    #[test]
+    fn a_key_is_taken_as_it_is_and_an_empty_or_endless_one_refused() {
+        assert_eq!(read("idempotency-key", "k 1").unwrap().idempotency_key.as_deref(), Some("k 1"));
+        assert!(read("idempotency-key", "").is_err());
+        assert!(read("idempotency-key", &"k".repeat(257)).is_err());
+    }
+
+    #[test]
+    fn whoever_does_not_count_its_tries_comes_for_the_first_time() {
+        assert_eq!(read("x-stainless-retry-count", "2").unwrap().earlier_tries, 2);
+        for malformed in ["-1", "many", ""] {
+            assert_eq!(read("x-stainless-retry-count", malformed).unwrap().earlier_tries, 0, "{malformed}");
+        }
+    }
+}
