@@ -1,11 +1,13 @@
 //! From an admitted request to the bytes of its answer, whole or streamed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, stream};
 use http::{HeaderName, StatusCode, header};
 use penstock_policy::admission::tier_of_class;
 use penstock_policy::time::Timestamp;
@@ -14,6 +16,7 @@ use penstock_wire::sse;
 
 use crate::Service;
 use crate::admit::Admission;
+use crate::config::Timing;
 use crate::error::ApiError;
 use crate::ports::{Answer, Chunk};
 use crate::relay::{End, Progress, Relay};
@@ -23,6 +26,32 @@ use crate::rendering::{CallNames, completion, deltas, logprobs, usage};
 pub(crate) fn json(value: &impl serde::Serialize) -> Response {
     let body = serde_json::to_string(value).unwrap_or_default();
     (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Makes the body of an answer from what was said.
+pub(crate) type Write = Box<dyn Fn(Vec<Chunk>, Answer) -> BoxFuture<'static, Result<String, ApiError>> + Send + Sync>;
+
+/// Waits in silence, so that a failure still has its own status; after a long while commits to 200 and sends a blank
+/// line now and then, which JSON readers skip. A failure after that resets the connection; the client's own retry of a
+/// deterministic or keyed request finds the job or its result.
+pub(crate) async fn whole(service: Arc<Service>, mut relay: Relay, write: Write) -> Result<Response, ApiError> {
+    const JSON: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/json")];
+    let after =
+        |wait: fn(&Timing) -> Duration, service: &Service| service.ports().clock.now().after(wait(service.timing()));
+    if let Some(result) = relay.whole(after(|timing| timing.silent_wait, &service)).await {
+        let (said, answer) = result?;
+        return Ok((StatusCode::OK, JSON, write(said, answer).await?).into_response());
+    }
+    let body = stream::unfold(Some((service, relay, write)), move |state| async move {
+        let (service, mut relay, write) = state?;
+        let result = match relay.whole(after(|timing| timing.blank_line, &service)).await {
+            None => return Some((Ok(Bytes::from_static(b"\n")), Some((service, relay, write)))),
+            Some(Ok((said, answer))) => write(said, answer).await,
+            Some(Err(error)) => Err(error),
+        };
+        Some((result.map(Bytes::from).map_err(|error| std::io::Error::other(error.body.error.message)), None))
+    });
+    Ok((StatusCode::OK, JSON, Body::from_stream(body)).into_response())
 }
 
 /// One admitted request on its way to an answer.
@@ -38,28 +67,14 @@ pub(crate) struct Answering {
 }
 
 impl Answering {
-    /// Waits in silence, so that a failure still has its own status; after a long while commits to 200 and sends a
-    /// blank line now and then, which JSON readers skip. A failure after that resets the connection; the client's own
-    /// retry of a deterministic or keyed request finds the job or its result.
-    pub(crate) async fn whole(self, mut relay: Relay) -> Result<Response, ApiError> {
-        let until = self.now().after(self.service.timing().silent_wait);
-        if let Some(result) = relay.whole(until).await {
-            let (said, answer) = result?;
-            return Ok(json(&self.completion(&said, &answer)));
-        }
-        let body = stream::unfold(Some((self, relay)), |state| async {
-            let (this, mut relay) = state?;
-            let until = this.now().after(this.service.timing().blank_line);
-            match relay.whole(until).await {
-                None => Some((Ok(Bytes::from_static(b"\n")), Some((this, relay)))),
-                Some(Ok((said, answer))) => {
-                    let body = serde_json::to_string(&this.completion(&said, &answer)).unwrap_or_default();
-                    Some((Ok(Bytes::from(body)), None))
-                }
-                Some(Err(error)) => Some((Err(std::io::Error::other(error.body.error.message)), None)),
-            }
-        });
-        Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response())
+    /// The answer as one JSON object.
+    pub(crate) async fn whole(self, relay: Relay) -> Result<Response, ApiError> {
+        let service = Arc::clone(&self.service);
+        let write = move |said: Vec<Chunk>, answer: Answer| {
+            let body = serde_json::to_string(&self.completion(&said, &answer));
+            async move { body.map_err(|_| ApiError::internal()) }.boxed()
+        };
+        whole(service, relay, Box::new(write)).await
     }
 
     /// Holds the status back until there are words, an end, or the hold is over; then streams.

@@ -13,6 +13,7 @@ use penstock_wire::chat::ChatRequest;
 use crate::Service;
 use crate::error::ApiError;
 use crate::ports::{BlobKey, Generation, INLINE_BYTES, JobSpec, Payload, Pool, Sampling, Tenant};
+use crate::wanted::Wanted;
 
 /// A job that nobody has accepted yet.
 #[derive(Clone)]
@@ -20,7 +21,7 @@ pub(crate) struct Draft {
     /// What is fixed about it.
     pub(crate) spec: JobSpec,
     /// The request, as the worker will read it.
-    generation: String,
+    payload: String,
 }
 
 impl Draft {
@@ -42,16 +43,23 @@ impl Service {
     pub(crate) fn draft(
         &self,
         tenant: &Tenant,
-        request: &ChatRequest,
+        wanted: Wanted<'_>,
         pool: &Pool,
         now: Timestamp,
     ) -> Result<Draft, ApiError> {
-        let class = Class::granted(admission::class_of_tier(request.service_tier.as_deref()), tenant.ceiling);
-        let generation = self.generation(request, now);
+        let class = Class::granted(admission::class_of_tier(wanted.service_tier()), tenant.ceiling);
         let measure = Measure {
             tokens_per_byte: pool.tokens_per_byte,
             usual_output_tokens: pool.usual_output_tokens,
             context_length: pool.context_length,
+        };
+        let (payload, estimated_tokens) = match wanted {
+            Wanted::Chat(request) => {
+                let generation = self.generation(request, now);
+                let bytes = generation.prompt_bytes();
+                let estimated = admission::estimate(bytes, request.max_tokens, request.n, &measure);
+                (serde_json::to_string(&generation), estimated)
+            }
         };
         let id = JobId::new(now, self.ports.entropy.draw());
         let spec = JobSpec {
@@ -62,12 +70,11 @@ impl Service {
             model: pool.model.clone(),
             created: now,
             due: now.after(class.patience()),
-            streamed: request.stream,
-            estimated_tokens: admission::estimate(generation.prompt_bytes(), request.max_tokens, request.n, &measure),
+            streamed: wanted.is_streamed(),
+            estimated_tokens,
             reservations: Vec::new(),
         };
-        let generation = serde_json::to_string(&generation).map_err(|_| ApiError::internal())?;
-        Ok(Draft { spec, generation })
+        Ok(Draft { spec, payload: payload.map_err(|_| ApiError::internal())? })
     }
 
     /// Fixes what chance and the calendar decide, so that every worker computes the same answer.
@@ -107,11 +114,11 @@ impl Service {
     /// Puts a request too large for a message where the worker will find it: under a key of this attempt's own, because
     /// an earlier one under the same job id may be in the queue.
     pub(crate) async fn payload(&self, draft: &Draft, attempt: Nonce) -> Result<Payload, ApiError> {
-        if draft.generation.len() <= INLINE_BYTES {
-            return Ok(Payload::Inline(draft.generation.clone()));
+        if draft.payload.len() <= INLINE_BYTES {
+            return Ok(Payload::Inline(draft.payload.clone()));
         }
         let key = BlobKey::new(&format!("req/{}-{:x}", draft.spec.id, attempt.0)).ok_or_else(ApiError::internal)?;
-        self.ports.blobs.put(&key, Bytes::from(draft.generation.clone())).await?;
+        self.ports.blobs.put(&key, Bytes::from(draft.payload.clone())).await?;
         Ok(Payload::Blob(key))
     }
 }

@@ -20,6 +20,7 @@ use crate::asked::Asked;
 use crate::error::ApiError;
 use crate::relay::Relay;
 use crate::told::told;
+use crate::wanted::Wanted;
 
 type App = State<Arc<Service>>;
 
@@ -113,7 +114,7 @@ async fn chat(State(service): App, headers: HeaderMap, body: Body) -> Result<Res
     let body = read(body).await?;
     let request = ChatRequest::parse(&body)?;
     let asked = Asked::read(&headers)?;
-    let admission = service.obtain(&tenant, &request, &asked, now).await?;
+    let admission = service.obtain(&tenant, Wanted::Chat(&request), &asked, now).await?;
     let told = told(&admission, &tenant, now);
     let relay = Relay::new(Arc::clone(&service), admission.job);
     let answer =

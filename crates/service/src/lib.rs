@@ -32,6 +32,7 @@ mod single_flight;
 pub mod system;
 mod told;
 mod voices;
+mod wanted;
 mod work;
 
 use std::sync::Arc;
