@@ -6,8 +6,10 @@
 
 pub mod admission;
 pub mod batch;
+pub mod breaker;
 pub mod classes;
 pub mod cost;
+pub mod degrade;
 pub mod gcra;
 pub mod id;
 pub mod job;
