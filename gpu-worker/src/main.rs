@@ -137,13 +137,15 @@ async fn connect(config: &Config) -> Arc<Aws> {
 async fn announce(ports: &Ports, pool: &PoolId, engine: &OnnxEngine) -> Result<(), Box<dyn std::error::Error>> {
     let info = engine.info();
     let known = ports.control.pools().await?.into_iter().find(|known| known.id == *pool);
+    let base = known.clone().unwrap_or_else(|| Pool {
+        usual_output_tokens: 256.min(info.context_length / 2),
+        ..Pool::new(pool.clone(), &info.model, info.context_length, ports.clock.now())
+    });
     let record = Pool {
-        id: pool.clone(),
         model: info.model.clone(),
         context_length: info.context_length,
         tokens_per_byte: info.tokens_per_byte,
-        usual_output_tokens: known.as_ref().map_or(256.min(info.context_length / 2), |pool| pool.usual_output_tokens),
-        created: known.as_ref().map_or_else(|| ports.clock.now(), |pool| pool.created),
+        ..base
     };
     if known.as_ref() != Some(&record) {
         ports.control.put_pool(&record).await?;

@@ -28,7 +28,9 @@ fn on_sqlite(folder: &tempfile::TempDir) -> Subject {
         queue: sqlite.clone(),
         limits: sqlite.clone(),
         markers: sqlite.clone(),
-        control: sqlite,
+        control: sqlite.clone(),
+        board: sqlite.clone(),
+        tally: sqlite,
         blobs: Arc::new(DiskBlobs::new(folder.path())),
     }
 }
@@ -62,7 +64,9 @@ async fn a_database_in_a_file_keeps_the_contract_under_many_hands() {
         queue: sqlite.clone(),
         limits: sqlite.clone(),
         markers: sqlite.clone(),
-        control: sqlite,
+        control: sqlite.clone(),
+        board: sqlite.clone(),
+        tally: sqlite,
         blobs: Arc::new(DiskBlobs::new(folder.path())),
     };
     run_sequences(&subject, 300).await;
@@ -87,6 +91,8 @@ mod aws {
             limits: aws.clone(),
             markers: aws.clone(),
             control: aws.clone(),
+            board: aws.clone(),
+            tally: aws.clone(),
             blobs: aws,
         };
         (subject, ministack)

@@ -8,8 +8,8 @@ use penstock_policy::gcra::Limit;
 use penstock_policy::id::{KeyId, PoolId, TenantId, WorkerId};
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
-    BlobKey, BucketKey, Claim, Claimed, JobSpec, KeyRecord, Pool, Take, TakeOutcome, TakePart, Tenant, TenantLimits,
-    WorkerRecord,
+    BlobKey, BoardKey, BucketKey, Claim, Claimed, Counts, Fallback, JobSpec, KeyRecord, Pool, Posted, Stale, Take,
+    TakeOutcome, TakePart, TallyKey, Tenant, TenantLimits, WorkerRecord,
 };
 
 use crate::subject::{BASE_MS, Chance, POOL, Subject};
@@ -32,27 +32,26 @@ pub(crate) async fn check(subject: &Subject) {
         assert_eq!(control.key(&key.id).await.unwrap(), Some(key));
     }
     let limits = TenantLimits {
-        requests: Limit::per_minute(7).unwrap(),
-        tokens: Limit::new(3, Duration::from_secs(11), 1_000_000).unwrap(),
+        concurrency: Some(3),
+        ..TenantLimits::rates(Limit::per_minute(7).unwrap(), Limit::new(3, Duration::from_secs(11), 1_000_000).unwrap())
     };
-    let record = Tenant { id: tenant.clone(), ceiling: Class::P2, limits };
+    let record = Tenant { keep_orphans: true, ..Tenant::new(tenant.clone(), Class::P2, limits, NOW) };
     assert_eq!(control.tenant(&tenant).await.unwrap(), None);
     control.put_tenant(&record).await.unwrap();
     assert_eq!(control.tenant(&tenant).await.unwrap(), Some(record));
     check_pools_and_workers(subject).await;
     check_blobs(subject).await;
+    check_board(subject).await;
+    check_tally(subject).await;
 }
 
 async fn check_pools_and_workers(subject: &Subject) {
     let control = &subject.control;
     let pools: Vec<Pool> = ["b", "a"]
         .map(|name| Pool {
-            id: PoolId::new(name).unwrap(),
-            model: format!("model-{name}"),
-            context_length: 512,
             tokens_per_byte: 0.27,
-            usual_output_tokens: 99,
-            created: NOW,
+            fallbacks: vec![Fallback::Upstream("cloud".to_owned())],
+            ..Pool::new(PoolId::new(name).unwrap(), &format!("model-{name}"), 512, NOW)
         })
         .to_vec();
     for pool in &pools {
@@ -91,6 +90,44 @@ async fn check_blobs(subject: &Subject) {
         subject.blobs.remove(&key).await.unwrap();
         assert_eq!(subject.blobs.get(&key).await.unwrap(), None);
     }
+}
+
+/// A document is replaced by whoever read it last; a posting whose reply was lost is made once.
+async fn check_board(subject: &Subject) {
+    let (board, mut chance) = (&subject.board, Chance(11));
+    let (key, other) = (BoardKey::new("rates", "a"), BoardKey::new("rates", "b"));
+    assert_eq!(board.read(&key).await.unwrap(), None);
+    assert_eq!(board.post(&key, "one", Some(1), chance.nonce()).await.unwrap(), Err(Stale));
+    let first = chance.nonce();
+    for _ in 0..2 {
+        assert_eq!(board.post(&key, "one", None, first).await.unwrap(), Ok(1));
+    }
+    assert_eq!(board.post(&key, "again", None, chance.nonce()).await.unwrap(), Err(Stale));
+    assert_eq!(board.post(&key, "two", Some(1), chance.nonce()).await.unwrap(), Ok(2));
+    assert_eq!(board.post(&key, "late", Some(1), chance.nonce()).await.unwrap(), Err(Stale));
+    assert_eq!(board.read(&key).await.unwrap(), Some(Posted { text: "two".to_owned(), version: 2 }));
+    assert_eq!(board.read(&other).await.unwrap(), None);
+}
+
+/// What many have added reads back as one sum, and what one repeats after a lost reply counts once.
+async fn check_tally(subject: &Subject) {
+    let (tally, mut chance) = (&subject.tally, Chance(12));
+    let [day, other, never] = ["2026-11-25", "2026-11-26", "2026-11-27"].map(|day| TallyKey::new("usage", "acme", day));
+    let counts = |requests, tokens| Counts::from([("requests".to_owned(), requests), ("tokens".to_owned(), tokens)]);
+    let expires = NOW.after(Duration::from_secs(86_400));
+    for added in 1..=20 {
+        let nonce = chance.nonce();
+        for _ in 0..2 {
+            tally.add(&day, &counts(1, added), expires, nonce).await.unwrap();
+        }
+    }
+    tally.add(&other, &counts(5, -7), expires, chance.nonce()).await.unwrap();
+    let sums = tally.sums(&[never.clone(), day.clone(), other.clone(), day.clone()]).await.unwrap();
+    assert_eq!(sums, [Counts::new(), counts(20, 210), counts(5, -7), counts(20, 210)]);
+    tally.clear(&day).await.unwrap();
+    let many: Vec<TallyKey> = (0..120).map(|slot| TallyKey::new("health", "a", &slot.to_string())).collect();
+    assert_eq!(tally.sums(&many).await.unwrap().len(), 120);
+    assert_eq!(tally.sums(&[day, other]).await.unwrap(), [Counts::new(), counts(5, -7)]);
 }
 
 /// 64 hands take from one bucket, 16 claim one job: exact all the same.

@@ -47,8 +47,8 @@ pub async fn deploy(ministack: &Ministack, stage: &str, pools: &[&str]) -> Deplo
     let limit = Limit::new(1_000_000, Duration::from_secs(1), 1_000_000_000).unwrap();
     let tenant = TenantId::new("tenant").unwrap();
     aws.put_key(&key.record(tenant.clone())).await.unwrap();
-    let limits = TenantLimits { requests: limit, tokens: limit };
-    aws.put_tenant(&Tenant { id: tenant, ceiling: Class::P0, limits }).await.unwrap();
+    let limits = TenantLimits::rates(limit, limit);
+    aws.put_tenant(&Tenant::new(tenant, Class::P0, limits, SystemClock.now())).await.unwrap();
     let variables = [
         ("PENSTOCK_STAGE", stage),
         ("PENSTOCK_ADM_TABLE", &names.adm_table),

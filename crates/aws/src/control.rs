@@ -1,15 +1,14 @@
 //! Control records, in the `ctl` table: `KEY#<kid>`, `TEN#<id>` (sort key `M`), `POOL` (sort key: the pool) and
-//! `WRK#<pool>` (sort key: the worker).
+//! `WRK#<pool>` (sort key: the worker). Tenants and pools are documents in the attribute `doc`.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
-use penstock_policy::classes::Class;
-use penstock_policy::gcra::Limit;
 use penstock_policy::id::{KeyId, PoolId, TenantId, WorkerId};
 use penstock_policy::time::Timestamp;
-use penstock_service::ports::{Control, KeyRecord, Pool, PortResult, Tenant, TenantLimits, WorkerRecord};
+use penstock_service::control_record::{pool_from, pool_text, tenant_from, tenant_text};
+use penstock_service::ports::{Control, KeyRecord, Pool, PortResult, Tenant, WorkerRecord};
 
 use crate::Aws;
 use crate::error::{DYNAMODB, classify};
@@ -55,24 +54,15 @@ impl Control for Aws {
     async fn tenant(&self, id: &TenantId) -> PortResult<Option<Tenant>> {
         let Some(found) = self.control_record(&format!("TEN#{id}")).await? else { return Ok(None) };
         let fields = Fields::versioned("tenant", &found)?;
-        Ok(Some(Tenant {
-            id: id.clone(),
-            ceiling: Class::from_name(fields.text("cls")?).ok_or_else(|| fields.broken("cls"))?,
-            limits: TenantLimits { requests: limit(&fields, "req")?, tokens: limit(&fields, "tok")? },
-        }))
+        tenant_from(id, fields.text("doc")?).map(Some).ok_or_else(|| fields.broken("doc"))
     }
 
     async fn put_tenant(&self, tenant: &Tenant) -> PortResult<()> {
-        let (requests, tokens) = (tenant.limits.requests, tenant.limits.tokens);
         let record = item([
             ("pk", s(format!("TEN#{}", tenant.id))),
             ("sk", s(ALONE)),
             ("v", n(VERSION)),
-            ("cls", s(tenant.ceiling.name())),
-            ("req_period_ns", n(requests.period_ns())),
-            ("req_burst", n(requests.burst())),
-            ("tok_period_ns", n(tokens.period_ns())),
-            ("tok_burst", n(tokens.burst())),
+            ("doc", s(tenant_text(tenant))),
         ]);
         self.put(&self.names.ctl_table, record).await
     }
@@ -83,16 +73,8 @@ impl Control for Aws {
     }
 
     async fn put_pool(&self, pool: &Pool) -> PortResult<()> {
-        let record = item([
-            ("pk", s(POOLS)),
-            ("sk", s(pool.id.as_str())),
-            ("v", n(VERSION)),
-            ("model", s(&pool.model)),
-            ("ctx", n(pool.context_length)),
-            ("tpb", float(pool.tokens_per_byte)),
-            ("uot", n(pool.usual_output_tokens)),
-            ("crt", ms(pool.created)),
-        ]);
+        let record =
+            item([("pk", s(POOLS)), ("sk", s(pool.id.as_str())), ("v", n(VERSION)), ("doc", s(pool_text(pool)))]);
         self.put(&self.names.ctl_table, record).await
     }
 
@@ -140,14 +122,7 @@ impl Aws {
 
 fn read_pool(found: &Item) -> PortResult<Pool> {
     let fields = Fields::versioned("pool", found)?;
-    Ok(Pool {
-        id: fields.parsed("sk")?,
-        model: fields.text("model")?.to_owned(),
-        context_length: fields.number("ctx")?,
-        tokens_per_byte: fields.number("tpb")?,
-        usual_output_tokens: fields.number("uot")?,
-        created: fields.moment("crt")?,
-    })
+    pool_from(&fields.parsed("sk")?, fields.text("doc")?).ok_or_else(|| fields.broken("doc"))
 }
 
 fn read_worker(pool: &PoolId, found: &Item) -> PortResult<WorkerRecord> {
@@ -161,13 +136,6 @@ fn read_worker(pool: &PoolId, found: &Item) -> PortResult<WorkerRecord> {
         seen: fields.moment("seen")?,
         draining: fields.flag("drain")?,
     })
-}
-
-/// A limit is kept as its period and its burst, which is what it consists of, so that it reads back exactly.
-fn limit(fields: &Fields<'_>, name: &str) -> PortResult<Limit> {
-    let period_ns = fields.number(&format!("{name}_period_ns"))?;
-    let burst = fields.number(&format!("{name}_burst"))?;
-    Limit::new(1, Duration::from_nanos(period_ns), burst).map_err(|_| fields.broken(name))
 }
 
 /// A measured number. With an exponent, so that no magnitude is written out in zeros.

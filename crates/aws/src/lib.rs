@@ -9,12 +9,13 @@
 //! condition whose old item bears that nonce is the success of an earlier try. Two writes are never repeated by the
 //! SDK: refunds (twice is wrong, lost is not) and the send inside `accept` (its outcome must be known exactly).
 //!
-//! What the ports call, and a role must allow: `dynamodb:{GetItem,PutItem,UpdateItem,DeleteItem,Query}` on the four
+//! What the ports call, and a role must allow: `dynamodb:{GetItem,BatchGetItem,PutItem,UpdateItem,DeleteItem,Query}` on the four
 //! tables; `sqs:{GetQueueUrl,GetQueueAttributes,SendMessage,ReceiveMessage,DeleteMessage,ChangeMessageVisibility}` on
 //! the queues; `s3:{GetObject,PutObject,DeleteObject}` on the bucket's objects and `s3:ListBucket` on the bucket. Tables
 //! have the key `pk` (`adm`, `cache`) or `pk` and `sk` (`job`, `ctl`), all texts, and expire items by `ttl`.
 
 mod blobs;
+mod board;
 mod calls;
 mod control;
 mod error;
@@ -25,6 +26,7 @@ mod markers;
 mod queue;
 mod setup;
 mod table;
+mod tally;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -186,6 +188,8 @@ impl Aws {
             limits: Arc::clone(self) as _,
             markers: Arc::clone(self) as _,
             control: Arc::clone(self) as _,
+            board: Arc::clone(self) as _,
+            tally: Arc::clone(self) as _,
             blobs: Arc::clone(self) as _,
             clock: Arc::clone(&self.clock),
             spawner,

@@ -235,12 +235,13 @@ async fn set_up_pools(sqlite: &Sqlite, models: &[Model], engines: &[Candidate]) 
         let context_length = context_length.unwrap_or(4096);
         sqlite
             .put_pool(&Pool {
-                id: model.pool.clone(),
                 model: model.name.clone(),
                 context_length,
                 tokens_per_byte: tokens_per_byte.unwrap_or(1.0),
                 usual_output_tokens: 256.min(context_length / 2),
-                created: before.map_or_else(|| SystemClock.now(), |pool| pool.created),
+                ..before
+                    .cloned()
+                    .unwrap_or_else(|| Pool::new(model.pool.clone(), &model.name, context_length, SystemClock.now()))
             })
             .await?;
     }
@@ -264,8 +265,9 @@ async fn set_up_tenant(sqlite: &Sqlite, folder: &Path) -> Result<String, CliErro
 /// The tenant of the machine's own user.
 fn local_tenant() -> Result<Tenant, CliError> {
     let limit = Limit::per_minute(LOCAL_PER_MINUTE).map_err(CliError::Limit)?;
-    let limits = TenantLimits { requests: limit, tokens: limit };
-    Ok(Tenant { id: TenantId::new(LOCAL_TENANT).map_err(CliError::Name)?, ceiling: Class::P0, limits })
+    let limits = TenantLimits::rates(limit, limit);
+    let id = TenantId::new(LOCAL_TENANT).map_err(CliError::Name)?;
+    Ok(Tenant::new(id, Class::P0, limits, SystemClock.now()))
 }
 
 /// The secret that blinds marker keys; as durable as the markers.

@@ -20,4 +20,5 @@ pub mod prefix;
 pub mod resume;
 pub mod retry;
 pub mod slots;
+pub mod tenant;
 pub mod time;

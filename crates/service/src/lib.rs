@@ -16,6 +16,7 @@ mod canonical;
 pub mod chunk;
 pub mod config;
 mod consume;
+pub mod control_record;
 mod draft;
 mod error;
 mod fetch;
@@ -43,7 +44,8 @@ use penstock_policy::time::Timestamp;
 use cached::Cached;
 use config::Timing;
 use ports::{
-    Blobs, Clock, Control, Entropy, Jobs, KeyRecord, Limits, Markers, Pool, PortResult, Queue, Spawner, Tenant,
+    Blobs, Board, Clock, Control, Entropy, Jobs, KeyRecord, Limits, Markers, Pool, PortResult, Queue, Spawner, Tally,
+    Tenant,
 };
 
 pub use auth::ApiKey;
@@ -61,6 +63,8 @@ pub struct Ports {
     pub limits: Arc<dyn Limits>,
     pub markers: Arc<dyn Markers>,
     pub control: Arc<dyn Control>,
+    pub board: Arc<dyn Board>,
+    pub tally: Arc<dyn Tally>,
     pub blobs: Arc<dyn Blobs>,
     pub clock: Arc<dyn Clock>,
     pub spawner: Arc<dyn Spawner>,

@@ -30,7 +30,7 @@ pub(crate) fn told(admission: &Admission, tenant: &Tenant, now: Timestamp) -> He
         tell("x-penstock-eta-ms", wait.as_millis().to_string());
     }
     if let Some(levels) = &admission.levels {
-        let TenantLimits { requests, tokens } = tenant.limits;
+        let TenantLimits { requests, tokens, .. } = tenant.limits;
         for (name, limit, part) in [
             (
                 ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],

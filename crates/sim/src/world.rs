@@ -40,15 +40,9 @@ impl World {
         let sqlite = Sqlite::in_memory(Arc::new(kernel.clone()))?;
         let service = Arc::new(Service::new(ports(&kernel, &sqlite, FRONT), timing, b"sim"));
         let key = ApiKey::generate(|| penstock_service::ports::Entropy::draw(&kernel));
-        let tenant = Tenant { id: TenantId::new("tenant")?, ceiling: Class::P0, limits };
-        let pool = Pool {
-            id: pool_id()?,
-            model: "scripted".to_owned(),
-            context_length: 4096,
-            tokens_per_byte: 1.0,
-            usual_output_tokens: 32,
-            created: kernel.now(),
-        };
+        let tenant = Tenant::new(TenantId::new("tenant")?, Class::P0, limits, kernel.now());
+        let scripted = Pool::new(pool_id()?, "scripted", 4096, kernel.now());
+        let pool = Pool { tokens_per_byte: 1.0, usual_output_tokens: 32, ..scripted };
         futures_util::FutureExt::now_or_never(async {
             sqlite.put_key(&key.record(tenant.id.clone())).await?;
             sqlite.put_tenant(&tenant).await?;
@@ -64,7 +58,7 @@ impl World {
     /// Never in fact; the limits are well-formed.
     pub fn wide_limits() -> Result<TenantLimits, penstock_policy::gcra::InvalidLimit> {
         let wide = Limit::new(1_000_000_000, Duration::from_secs(1), 1_000_000_000)?;
-        Ok(TenantLimits { requests: wide, tokens: wide })
+        Ok(TenantLimits::rates(wide, wide))
     }
 
     /// Starts a worker process; its group is what [`Kernel::kill`] takes.

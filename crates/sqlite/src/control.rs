@@ -1,17 +1,14 @@
 //! Control records: tenants, keys, pools, workers.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
-use penstock_policy::classes::Class;
-use penstock_policy::gcra::Limit;
 use penstock_policy::id::{KeyId, PoolId, TenantId, WorkerId};
 use penstock_policy::time::Timestamp;
-use penstock_service::ports::{Control, KeyRecord, Pool, PortResult, Tenant, TenantLimits, WorkerRecord};
-use rusqlite::{OptionalExtension, Row, params};
+use penstock_service::control_record::{pool_from, pool_text, tenant_from, tenant_text};
+use penstock_service::ports::{Control, KeyRecord, Pool, PortResult, Tenant, WorkerRecord};
+use rusqlite::{OptionalExtension, params};
 
 use crate::Sqlite;
-use crate::rows::{malformed, moment, parsed, stored, unstored};
+use crate::rows::{malformed, moment, parsed};
 
 #[async_trait]
 impl Control for Sqlite {
@@ -56,17 +53,9 @@ impl Control for Sqlite {
         self.store
             .read(move |connection| {
                 connection
-                    .prepare_cached(
-                        "SELECT ceiling, request_period_ns, request_burst, token_period_ns, token_burst
-                         FROM tenant WHERE id = ?",
-                    )?
+                    .prepare_cached("SELECT record FROM tenant WHERE id = ?")?
                     .query_row(params![id.as_str()], |row| {
-                        Ok(Tenant {
-                            id: id.clone(),
-                            ceiling: Class::from_name(row.get_ref(0)?.as_str()?)
-                                .ok_or_else(|| malformed(0, "class"))?,
-                            limits: TenantLimits { requests: limit(row, 1)?, tokens: limit(row, 3)? },
-                        })
+                        tenant_from(&id, row.get_ref(0)?.as_str()?).ok_or_else(|| malformed(0, "tenant"))
                     })
                     .optional()
             })
@@ -74,20 +63,12 @@ impl Control for Sqlite {
     }
 
     async fn put_tenant(&self, tenant: &Tenant) -> PortResult<()> {
-        let tenant = tenant.clone();
+        let (id, record) = (tenant.id.clone(), tenant_text(tenant));
         self.store
             .write(move |connection| {
-                let TenantLimits { requests, tokens } = tenant.limits;
                 connection
-                    .prepare_cached("INSERT OR REPLACE INTO tenant VALUES (?, ?, ?, ?, ?, ?)")?
-                    .execute(params![
-                        tenant.id.as_str(),
-                        tenant.ceiling.name(),
-                        requests.period_ns(),
-                        stored(requests.burst()),
-                        tokens.period_ns(),
-                        stored(tokens.burst())
-                    ])
+                    .prepare_cached("INSERT OR REPLACE INTO tenant VALUES (?, ?)")?
+                    .execute(params![id.as_str(), record])
                     .map(|_| ())
             })
             .await
@@ -97,19 +78,10 @@ impl Control for Sqlite {
         self.store
             .read(|connection| {
                 connection
-                    .prepare_cached(
-                        "SELECT id, model, context_length, tokens_per_byte, usual_output_tokens, created
-                         FROM pool ORDER BY id",
-                    )?
+                    .prepare_cached("SELECT id, record FROM pool ORDER BY id")?
                     .query_map([], |row| {
-                        Ok(Pool {
-                            id: parsed(row, 0, "pool")?,
-                            model: row.get(1)?,
-                            context_length: row.get(2)?,
-                            tokens_per_byte: row.get(3)?,
-                            usual_output_tokens: row.get(4)?,
-                            created: moment(row, 5)?,
-                        })
+                        let id: PoolId = parsed(row, 0, "pool")?;
+                        pool_from(&id, row.get_ref(1)?.as_str()?).ok_or_else(|| malformed(1, "pool"))
                     })?
                     .collect()
             })
@@ -117,19 +89,12 @@ impl Control for Sqlite {
     }
 
     async fn put_pool(&self, pool: &Pool) -> PortResult<()> {
-        let pool = pool.clone();
+        let (id, record) = (pool.id.clone(), pool_text(pool));
         self.store
             .write(move |connection| {
                 connection
-                    .prepare_cached("INSERT OR REPLACE INTO pool VALUES (?, ?, ?, ?, ?, ?)")?
-                    .execute(params![
-                        pool.id.as_str(),
-                        pool.model,
-                        pool.context_length,
-                        pool.tokens_per_byte,
-                        pool.usual_output_tokens,
-                        pool.created.as_millis()
-                    ])
+                    .prepare_cached("INSERT OR REPLACE INTO pool VALUES (?, ?)")?
+                    .execute(params![id.as_str(), record])
                     .map(|_| ())
             })
             .await
@@ -191,11 +156,4 @@ impl Control for Sqlite {
             })
             .await
     }
-}
-
-fn limit(row: &Row<'_>, index: usize) -> rusqlite::Result<Limit> {
-    let period_ns: i64 = row.get(index)?;
-    let burst = unstored(row.get(index + 1)?);
-    let per = Duration::from_nanos(u64::try_from(period_ns).map_err(|_| malformed(index, "limit"))?);
-    Limit::new(1, per, burst).map_err(|_| malformed(index, "limit"))
 }

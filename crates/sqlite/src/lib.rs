@@ -5,6 +5,7 @@
 //! evaluated by `penstock_policy`; SQL only stores.
 
 mod blobs;
+mod board;
 mod control;
 mod jobs;
 mod limits;
@@ -13,6 +14,7 @@ mod queue;
 mod rows;
 mod store;
 mod sweep;
+mod tally;
 mod watch;
 
 use std::path::Path;
@@ -64,7 +66,9 @@ impl Sqlite {
             queue: shared.clone(),
             limits: shared.clone(),
             markers: shared.clone(),
-            control: shared,
+            control: shared.clone(),
+            board: shared.clone(),
+            tally: shared,
             blobs: Arc::new(blobs),
             clock: Arc::clone(&self.clock),
             spawner,

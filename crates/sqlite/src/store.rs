@@ -17,10 +17,11 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 /// The schema, one step a version; `PRAGMA user_version` counts the steps taken. Steps are never edited, only added.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("schema.sql"),
     // What a chunk says beyond plain text, as JSON.
     "ALTER TABLE chunk ADD COLUMN more TEXT;",
+    include_str!("schema_3.sql"),
 ];
 
 /// The most calls committed together: bounds the delay of the first one.
@@ -394,6 +395,30 @@ mod tests {
         std::fs::write(&path, vec![b'x'; 4096]).unwrap();
         let error = Store::open(&path, Durability::Process).err().unwrap();
         assert!(error.to_string().contains("db"), "{error}");
+    }
+
+    #[test]
+    fn tenants_and_pools_of_the_second_schema_become_documents() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(MIGRATIONS[0]).unwrap();
+        connection.execute_batch(MIGRATIONS[1]).unwrap();
+        connection.pragma_update(None, "user_version", 2).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO tenant VALUES ('acme', 'p1', 1000, 60, 10, 600);
+                 INSERT INTO pool VALUES ('main', 'say \"m\"', 4096, 0.25, 99, 5)",
+            )
+            .unwrap();
+        migrate(&connection, Path::new("memory")).unwrap();
+        let record = |table: &str| -> String {
+            connection.query_row(&format!("SELECT record FROM {table}"), [], |row| row.get(0)).unwrap()
+        };
+        let tenant = penstock_policy::id::TenantId::new("acme").unwrap();
+        let tenant = penstock_service::control_record::tenant_from(&tenant, &record("tenant")).unwrap();
+        assert_eq!((tenant.limits.requests.period_ns(), tenant.limits.tokens.burst()), (1000, 600));
+        let pool = penstock_policy::id::PoolId::new("main").unwrap();
+        let pool = penstock_service::control_record::pool_from(&pool, &record("pool")).unwrap();
+        assert_eq!((pool.model.as_str(), pool.usual_output_tokens, pool.tokens_per_byte), ("say \"m\"", 99, 0.25));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use rusqlite::params;
 use crate::{DiskBlobs, Sqlite};
 
 impl Sqlite {
-    /// Removes jobs that ended before `before`, with their chunks, and markers and dead letters that old. Looks at every
+    /// Removes jobs that ended before `before`, with their chunks, and markers, tallies and dead letters that old. Looks at every
     /// job, so it is for now and then.
     ///
     /// # Errors
@@ -27,7 +27,8 @@ impl Sqlite {
                 connection.execute(&format!("DELETE FROM job WHERE {ENDED}"), params![before])?;
                 connection.execute("DELETE FROM marker WHERE expires < ?1", params![before])?;
                 let dead = "DELETE FROM message WHERE sent < ?1 AND queue LIKE '%-dlq'";
-                connection.execute(dead, params![before]).map(|_| ())
+                connection.execute(dead, params![before])?;
+                crate::tally::sweep(connection, Timestamp::from_millis(before))
             })
             .await
     }

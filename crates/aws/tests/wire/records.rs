@@ -27,14 +27,11 @@ async fn a_blob_reads_back_and_one_that_is_not_there_is_none() {
 #[tokio::test]
 async fn control_records_read_back_exactly() {
     let world = World::new().await;
-    let tenant = Tenant {
-        id: TenantId::new("acme.eu:1").unwrap(),
-        ceiling: Class::P2,
-        limits: TenantLimits {
-            requests: Limit::per_minute(7).unwrap(),
-            tokens: Limit::new(1_000_003, Duration::from_secs(3), 12_345).unwrap(),
-        },
-    };
+    let limits = TenantLimits::rates(
+        Limit::per_minute(7).unwrap(),
+        Limit::new(1_000_003, Duration::from_secs(3), 12_345).unwrap(),
+    );
+    let tenant = Tenant::new(TenantId::new("acme.eu:1").unwrap(), Class::P2, limits, NOW);
     assert_eq!(world.aws.tenant(&tenant.id).await.unwrap(), None);
     world.aws.put_tenant(&tenant).await.unwrap();
     assert_eq!(world.aws.tenant(&tenant.id).await.unwrap(), Some(tenant.clone()));
@@ -52,12 +49,8 @@ async fn control_records_read_back_exactly() {
 async fn pools_and_workers_are_listed_in_order_and_silent_workers_are_not() {
     let world = World::new().await;
     let of = |id: &str, tokens_per_byte: f64| Pool {
-        id: PoolId::new(id).unwrap(),
-        model: format!("model of {id}"),
-        context_length: 4096,
         tokens_per_byte,
-        usual_output_tokens: 256,
-        created: NOW,
+        ..Pool::new(PoolId::new(id).unwrap(), &format!("model of {id}"), 4096, NOW)
     };
     let pools = [of("Alpha", 0.1 + 0.2), of("beta", 1e-7), of("beta-2", 3.0)];
     for pool in pools.iter().rev() {

@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use penstock_policy::classes::Class;
-use penstock_policy::gcra::Limit;
+use penstock_policy::cost::Price;
 use penstock_policy::id::{KeyId, PoolId, TenantId, WorkerId};
+use penstock_policy::tenant::{Caching, FallbackConsent, Retention, TenantLimits};
 use penstock_policy::time::Timestamp;
 
 use super::PortResult;
@@ -21,15 +22,6 @@ pub struct KeyRecord {
     pub revoked: Option<Timestamp>,
 }
 
-/// A tenant's limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TenantLimits {
-    /// Requests.
-    pub requests: Limit,
-    /// Tokens, prompt and answer together.
-    pub tokens: Limit,
-}
-
 /// A tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenant {
@@ -39,6 +31,61 @@ pub struct Tenant {
     pub ceiling: Class,
     /// What it may use.
     pub limits: TenantLimits,
+    /// Which answers may be given again.
+    pub caching: Caching,
+    /// What may answer in a model's place.
+    pub fallback: FallbackConsent,
+    /// What is kept of its requests.
+    pub retention: Retention,
+    /// Whether a job whose clients have all gone runs to its end all the same, and its answer is kept for them.
+    pub keep_orphans: bool,
+    /// Signed tokens issued before this moment are refused; API keys have revocations of their own.
+    pub tokens_not_before: Option<Timestamp>,
+    /// Set while none of its requests are taken.
+    pub suspended: bool,
+    /// When it was added.
+    pub created: Timestamp,
+}
+
+impl Tenant {
+    /// A tenant on the usual terms: deterministic answers cached, nothing answering in a model's place, answers kept for
+    /// a week.
+    #[must_use]
+    pub fn new(id: TenantId, ceiling: Class, limits: TenantLimits, created: Timestamp) -> Self {
+        Self {
+            id,
+            ceiling,
+            limits,
+            caching: Caching::default(),
+            fallback: FallbackConsent::default(),
+            retention: Retention::default(),
+            keep_orphans: false,
+            tokens_not_before: None,
+            suspended: false,
+            created,
+        }
+    }
+}
+
+/// What a pool's model makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PoolKind {
+    /// Text, token by token.
+    #[default]
+    Generation,
+    /// One vector for each text.
+    Embedding,
+}
+
+/// What may answer when a pool cannot, if the tenant consents to its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Another pool of the same model.
+    Pool(PoolId),
+    /// A pool of a smaller model.
+    SmallerModel(PoolId),
+    /// An upstream outside this deployment, by its configured name.
+    Upstream(String),
 }
 
 /// A pool: one model on one kind of capacity.
@@ -56,6 +103,34 @@ pub struct Pool {
     pub usual_output_tokens: u32,
     /// When it was added.
     pub created: Timestamp,
+    /// What its model makes.
+    pub kind: PoolKind,
+    /// What its answers cost.
+    pub price: Price,
+    /// What may answer in its place, in this order.
+    pub fallbacks: Vec<Fallback>,
+    /// The text that answers when nothing else can.
+    pub default_answer: Option<String>,
+}
+
+impl Pool {
+    /// A pool of `model` that generates text, free of charge, with nothing to fall back to, and estimates that suit most
+    /// models until its own have been learned.
+    #[must_use]
+    pub fn new(id: PoolId, model: &str, context_length: u32, created: Timestamp) -> Self {
+        Self {
+            id,
+            model: model.to_owned(),
+            context_length,
+            tokens_per_byte: 0.3,
+            usual_output_tokens: 256,
+            created,
+            kind: PoolKind::default(),
+            price: Price::default(),
+            fallbacks: Vec::new(),
+            default_answer: None,
+        }
+    }
 }
 
 /// A worker, as it last reported itself.

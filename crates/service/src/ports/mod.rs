@@ -8,6 +8,7 @@
 //! exception and are never repeated.
 
 mod blobs;
+mod board;
 mod clock;
 mod control;
 mod engine;
@@ -17,10 +18,12 @@ mod limits;
 mod markers;
 mod queue;
 mod said;
+mod tally;
 
 pub use blobs::{BlobKey, Blobs};
+pub use board::{Board, BoardKey, Posted, Stale};
 pub use clock::{Clock, Entropy, Spawner};
-pub use control::{Control, KeyRecord, Pool, Tenant, TenantLimits, WorkerRecord};
+pub use control::{Control, Fallback, KeyRecord, Pool, PoolKind, Tenant, WorkerRecord};
 pub use engine::{Engine, EngineFault, EngineInfo, Sequence, TokenEvent, TokenStream};
 pub use generation::{Generation, Sampling};
 pub use jobs::{
@@ -31,6 +34,9 @@ pub use limits::{BucketKey, Levels, Limits, Reservation, Take, TakeOutcome, Take
 pub use markers::{MarkerKey, Markers};
 pub use queue::{Delivery, INLINE_BYTES, Message, Payload, Queue, QueueId, Receipt};
 pub use said::{Likelihood, Part, TokenLogprob};
+pub use tally::{Counts, Tally, TallyKey};
+
+pub use penstock_policy::tenant::TenantLimits;
 
 /// Why a port could not do what it was asked. Refusals that belong to the protocol are not errors: each method says
 /// them in its own answer type.
