@@ -1,5 +1,7 @@
 //! Properties of the breaker and of the tiers, over time that passes.
 
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 use core::time::Duration;
 
 use penstock_policy::breaker::{self, Breaker, Config, Decision, Outcome, Permit, State};
