@@ -4,6 +4,7 @@
 //! arguments, and an answer is an enum that says what to do, why, and when to look again. The Lambda handlers, the
 //! worker, the embedded server and the simulator all call these very functions.
 
+pub mod address;
 pub mod admission;
 pub mod batch;
 pub mod breaker;

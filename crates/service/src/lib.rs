@@ -21,6 +21,8 @@ mod draft;
 mod error;
 mod fetch;
 mod http;
+#[cfg(feature = "upstream")]
+pub mod http_upstream;
 pub mod message;
 mod obtain;
 pub mod ports;
@@ -32,6 +34,7 @@ mod single_flight;
 #[cfg(feature = "system")]
 pub mod system;
 mod told;
+pub mod upstreams;
 mod voices;
 mod wanted;
 mod work;

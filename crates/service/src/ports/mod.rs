@@ -19,6 +19,7 @@ mod markers;
 mod queue;
 mod said;
 mod tally;
+mod upstream;
 
 pub use blobs::{BlobKey, Blobs};
 pub use board::{Board, BoardKey, Posted, Stale};
@@ -37,6 +38,7 @@ pub use said::{Likelihood, Part, TokenLogprob};
 pub use tally::{Counts, Tally, TallyKey};
 
 pub use penstock_policy::tenant::TenantLimits;
+pub use upstream::{Upstream, UpstreamCall, UpstreamError, UpstreamReply};
 
 /// Why a port could not do what it was asked. Refusals that belong to the protocol are not errors: each method says
 /// them in its own answer type.
