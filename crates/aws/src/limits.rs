@@ -212,6 +212,7 @@ fn bucket_pk(key: &BucketKey) -> String {
     match key {
         BucketKey::Tenant { tenant, shard } => format!("B#T#{tenant}#{shard}"),
         BucketKey::VirtualQueue { pool, class, shard } => format!("B#V#{pool}#{}#{shard}", class.name()),
+        BucketKey::Upstream { upstream, day } => format!("B#U#{upstream}#{day}"),
     }
 }
 

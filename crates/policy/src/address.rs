@@ -129,7 +129,9 @@ mod tests {
 
     #[test]
     fn private_networks_and_this_machine_are_reached_only_if_that_is_allowed() {
-        for text in ["10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.0.1", "100.64.0.1", "fd12::1", "::ffff:10.0.0.1"] {
+        for text in
+            ["10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.0.1", "100.64.0.1", "fd12::1", "::ffff:10.0.0.1"]
+        {
             assert_eq!(of(text), Kind::Private, "{text}");
         }
         for text in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
@@ -142,7 +144,9 @@ mod tests {
 
     #[test]
     fn what_serves_the_world_is_public() {
-        for text in ["1.1.1.1", "172.15.0.1", "172.32.0.1", "100.128.0.1", "192.0.1.1", "2606:4700::1111", "2001:4860::8888"] {
+        for text in
+            ["1.1.1.1", "172.15.0.1", "172.32.0.1", "100.128.0.1", "192.0.1.1", "2606:4700::1111", "2001:4860::8888"]
+        {
             assert_eq!(of(text), Kind::Public, "{text}");
         }
     }

@@ -154,6 +154,10 @@ name! {
     PoolId, "_-"
 }
 name! {
+    /// An OpenAI-compatible server outside this deployment, as its configuration calls it.
+    UpstreamId, "_-"
+}
+name! {
     /// One running worker process.
     WorkerId, "._-:"
 }

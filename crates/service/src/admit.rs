@@ -114,7 +114,9 @@ impl Service {
             }
             Accepted::Held(_) => Ok(Outcome::Held),
             Accepted::Refused { key, part, until, .. } => Err(match key {
-                BucketKey::VirtualQueue { .. } => ApiError::overloaded(admission::come_back(until, now)),
+                BucketKey::VirtualQueue { .. } | BucketKey::Upstream { .. } => {
+                    ApiError::overloaded(admission::come_back(until, now))
+                }
                 BucketKey::Tenant { .. } => refusal_of_tenant(tenant, part, spec.estimated_tokens, until, now),
             }),
         }

@@ -54,7 +54,7 @@ impl HttpUpstream {
             .dns_resolver(Arc::new(CheckedResolver { reach: config.reach }))
             .user_agent(concat!("penstock/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|source| NoClient { name: config.name.clone(), source })?;
+            .map_err(|source| NoClient { name: config.name.to_string(), source })?;
         let config = Arc::new(config);
         Ok(Outside { config: Arc::clone(&config), port: Arc::new(Self { config, client }) })
     }
@@ -73,12 +73,13 @@ impl Upstream for HttpUpstream {
         if let Some(key) = &self.config.key {
             request = request.bearer_auth(key.expose());
         }
-        let upstream = self.config.name.clone();
+        let upstream = self.config.name.to_string();
         let response = request
             .send()
             .await
             .map_err(|error| UpstreamError::Unreachable { upstream: upstream.clone(), cause: cause(&error) })?;
-        let broken = move |error: reqwest::Error| UpstreamError::Broken { upstream: upstream.clone(), cause: cause(&error) };
+        let broken =
+            move |error: reqwest::Error| UpstreamError::Broken { upstream: upstream.clone(), cause: cause(&error) };
         Ok(UpstreamReply {
             status: response.status().as_u16(),
             retry_after: retry_after(response.headers()),
@@ -146,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_name_that_leads_to_a_forbidden_place_too_is_not_followed_at_all() {
-        let addresses = |list: &[&str]| list.iter().map(|text| format!("{text}:0").parse().unwrap()).collect::<Vec<_>>();
+        let addresses =
+            |list: &[&str]| list.iter().map(|text| format!("{text}:0").parse().unwrap()).collect::<Vec<_>>();
         assert!(within_reach(Reach::Public, "n", addresses(&["1.1.1.1", "[2606:4700::1]"])).is_ok());
         assert!(within_reach(Reach::Public, "n", addresses(&["1.1.1.1", "169.254.169.254"])).is_err());
         assert!(within_reach(Reach::Loopback, "n", addresses(&["127.0.0.1"])).is_ok());

@@ -107,6 +107,8 @@ struct StoredReservation {
     ten: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     queue: Option<(String, String)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    up: Option<(String, u32)>,
     shard: u16,
     spent: Vec<(i64, u64)>,
 }
@@ -155,10 +157,17 @@ impl From<&Reservation> for StoredReservation {
         let spent = reservation.spent.iter().map(|spent| (spent.cost_ns, spent.generation)).collect();
         match &reservation.key {
             BucketKey::Tenant { tenant, shard } => {
-                Self { ten: Some(tenant.to_string()), queue: None, shard: *shard, spent }
+                Self { ten: Some(tenant.to_string()), queue: None, up: None, shard: *shard, spent }
             }
-            BucketKey::VirtualQueue { pool, class, shard } => {
-                Self { ten: None, queue: Some((pool.to_string(), class.name().to_owned())), shard: *shard, spent }
+            BucketKey::VirtualQueue { pool, class, shard } => Self {
+                ten: None,
+                queue: Some((pool.to_string(), class.name().to_owned())),
+                up: None,
+                shard: *shard,
+                spent,
+            },
+            BucketKey::Upstream { upstream, day } => {
+                Self { ten: None, queue: None, up: Some((upstream.to_string(), *day)), shard: 0, spent }
             }
         }
     }
@@ -170,14 +179,17 @@ impl TryFrom<StoredReservation> for Reservation {
     fn try_from(stored: StoredReservation) -> Result<Self, String> {
         let invalid = || "field 'res' is malformed".to_owned();
         let shard = stored.shard;
-        let key = match (stored.ten, stored.queue) {
-            (Some(tenant), None) => BucketKey::Tenant { tenant: tenant.parse().map_err(|_| invalid())?, shard },
-            (None, Some((pool, class))) => BucketKey::VirtualQueue {
+        let key = match (stored.ten, stored.queue, stored.up) {
+            (Some(tenant), None, None) => BucketKey::Tenant { tenant: tenant.parse().map_err(|_| invalid())?, shard },
+            (None, Some((pool, class)), None) => BucketKey::VirtualQueue {
                 pool: pool.parse().map_err(|_| invalid())?,
                 class: Class::from_name(&class).ok_or_else(invalid)?,
                 shard,
             },
-            (Some(_), Some(_)) | (None, None) => return Err(invalid()),
+            (None, None, Some((upstream, day))) => {
+                BucketKey::Upstream { upstream: upstream.parse().map_err(|_| invalid())?, day }
+            }
+            _ => return Err(invalid()),
         };
         let spent = stored.spent.into_iter().map(|(cost_ns, generation)| Spent { cost_ns, generation }).collect();
         Ok(Self { key, spent })

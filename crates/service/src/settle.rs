@@ -59,6 +59,8 @@ fn differences(spec: &JobSpec, record: &JobRecord) -> Vec<Reservation> {
                     _ => back(spent, if broken_off { spec.estimated_tokens } else { used }),
                 })
                 .collect(),
+            // An upstream's money is settled with its answer, and no job holds any.
+            BucketKey::Upstream { .. } => Vec::new(),
             BucketKey::VirtualQueue { .. } => reservation.spent.iter().map(|spent| back(spent, used)).collect(),
         };
         Reservation { key: reservation.key.clone(), spent }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use penstock_policy::address::Reach;
 use penstock_policy::cost::{Price, UsdMicros};
+use penstock_policy::id::UpstreamId;
 use serde::Deserialize;
 
 use crate::ports::Upstream;
@@ -39,7 +40,7 @@ impl fmt::Debug for Secret {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamConfig {
     /// The name that pools' fallbacks call it by.
-    pub name: String,
+    pub name: UpstreamId,
     /// Its base URL up to `/v1`, without a slash at the end.
     pub url: String,
     /// Its key.
@@ -100,18 +101,15 @@ impl UpstreamConfig {
         let list: Vec<Self> = raw.into_iter().map(|raw| Self::checked(raw, &lookup)).collect::<Result<_, _>>()?;
         for (place, upstream) in list.iter().enumerate() {
             if list[..place].iter().any(|other| other.name == upstream.name) {
-                return Err(wrong(&upstream.name, "two upstreams have this name"));
+                return Err(wrong(upstream.name.as_str(), "two upstreams have this name"));
             }
         }
         Ok(list)
     }
 
     fn checked(raw: Raw, lookup: impl Fn(&str) -> Option<String>) -> Result<Self, InvalidUpstream> {
-        let named = (1..=64).contains(&raw.name.len())
-            && raw.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-        if !named {
-            return Err(wrong(&raw.name, "'name' must be 1 to 64 letters, digits, '-' or '_'"));
-        }
+        let name = UpstreamId::new(&raw.name)
+            .map_err(|_| wrong(&raw.name, "'name' must be 1 to 64 letters, digits, '-' or '_'"))?;
         let money = |field: &str, text: Option<&str>| match text {
             None => Ok(None),
             Some(text) => {
@@ -152,7 +150,7 @@ impl UpstreamConfig {
         };
         let url = raw.url.trim_end_matches('/').to_owned();
         check_url(&raw.name, &url, reach)?;
-        Ok(Self { name: raw.name, url, key, models: raw.models, price, per_day, per_minute, reach })
+        Ok(Self { name, url, key, models: raw.models, price, per_day, per_minute, reach })
     }
 
     /// The upstream's name for one of our models; `None` if it does not offer it.
@@ -179,7 +177,10 @@ pub struct Outside {
 fn check_url(name: &str, url: &str, reach: Reach) -> Result<(), InvalidUpstream> {
     let uri: http::Uri = url.parse().map_err(|_| wrong(name, "'url' is no URL"))?;
     let host = uri.host().unwrap_or_default();
-    if host.is_empty() || uri.query().is_some() || uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+    if host.is_empty()
+        || uri.query().is_some()
+        || uri.authority().is_some_and(|authority| authority.as_str().contains('@'))
+    {
         return Err(wrong(name, "'url' must be a base URL such as https://host/v1, without user or query"));
     }
     let address: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
@@ -190,7 +191,9 @@ fn check_url(name: &str, url: &str, reach: Reach) -> Result<(), InvalidUpstream>
     match uri.scheme_str() {
         Some("https") => Ok(()),
         Some("http") if here && reach != Reach::Public => Ok(()),
-        _ => Err(wrong(name, "'url' must begin with https:// (http:// only to this machine, with 'reach': 'loopback')")),
+        _ => {
+            Err(wrong(name, "'url' must begin with https:// (http:// only to this machine, with 'reach': 'loopback')"))
+        }
     }
 }
 

@@ -122,5 +122,6 @@ fn key_text(key: &BucketKey) -> String {
     match key {
         BucketKey::Tenant { tenant, shard } => format!("T#{tenant}#{shard}"),
         BucketKey::VirtualQueue { pool, class, shard } => format!("V#{pool}#{}#{shard}", class.name()),
+        BucketKey::Upstream { upstream, day } => format!("U#{upstream}#{day}"),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use penstock_policy::classes::Class;
 use penstock_policy::gcra::{Bucket, Limit, Spent};
-use penstock_policy::id::{Nonce, PoolId, TenantId};
+use penstock_policy::id::{Nonce, PoolId, TenantId, UpstreamId};
 use penstock_policy::time::Timestamp;
 
 use super::PortResult;
@@ -28,6 +28,13 @@ pub enum BucketKey {
         class: Class,
         /// Which of its shards.
         shard: u16,
+    },
+    /// What may be spent at an upstream on one day: two parts, micro-dollars within a minute and within the day.
+    Upstream {
+        /// The upstream.
+        upstream: UpstreamId,
+        /// The day, counted from the epoch, in UTC.
+        day: u32,
     },
 }
 
