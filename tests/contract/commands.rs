@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use penstock_policy::classes::Class;
+use penstock_policy::cost::{Price, UsdMicros};
 use penstock_policy::gcra::Limit;
 use penstock_policy::id::{Epoch, JobId, Nonce, PoolId, TenantId, WorkerId};
 use penstock_policy::job::{End, Position, Step};
+use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 use penstock_service::chunk::Words;
 use penstock_service::ports::{
@@ -18,6 +20,7 @@ use penstock_service::ports::{
     Likelihood, MarkerClaim, MarkerKey, Message, Part, Payload, Reservation, Stepped, Take, TakeOutcome, TakePart,
     TokenLogprob,
 };
+use penstock_service::story::{Admitted, Event};
 
 use crate::model::{AcceptedAs, ClaimedAs, Model, Taken, left};
 use crate::subject::{BASE_MS, Chance, POOL, Subject};
@@ -115,6 +118,9 @@ impl<'s> Sequence<'s> {
             streamed: self.chance.below(2) == 0,
             estimated_tokens: 10,
             reservations: Vec::new(),
+            price: Price::default(),
+            retention: Retention::default(),
+            admitted: Admitted::default(),
         }
     }
 
@@ -235,7 +241,8 @@ impl<'s> Sequence<'s> {
             7 | 8 => (Step::Settle, None),
             _ => (Step::Cancel { regardless_of_interest: self.chance.below(2) == 0 }, None),
         };
-        let stepped = Stepped { step, outcome };
+        let event = (self.chance.below(2) == 0).then_some(Event::Settled { at: self.now, cost: UsdMicros(7) });
+        let stepped = Stepped { step, outcome, event };
         let nonce = self.chance.nonce();
         let expected = self.model.step(id, &stepped, nonce, self.now);
         for time in 0..1 + u64::from(self.lost_reply()) {

@@ -8,8 +8,9 @@ use penstock_policy::job::{Denied, Head, Position, Step, apply};
 use penstock_policy::marker::Marker;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
-    Acceptance, BucketKey, Chunk, Claim, JobRecord, JobSpec, MarkerKey, Reservation, Stepped, Take,
+    Acceptance, BucketKey, Chunk, Claim, JobRecord, JobSpec, Levels, MarkerKey, Reservation, Stepped, Take,
 };
+use penstock_service::story::{self, Event};
 
 #[derive(Default)]
 pub(crate) struct Model {
@@ -100,6 +101,9 @@ impl Model {
                 (Taken::Granted { left }, reservation) => {
                     taken.extend(reservation.clone().filter(|_| fresh));
                     spec.reservations.extend(reservation);
+                    let levels =
+                        Levels(self.buckets.get(&take.key).map(|(buckets, _)| buckets.clone()).unwrap_or_default());
+                    spec.admitted.drawn.push(story::drawn(take, &levels, now));
                     lefts.push(left);
                 }
             }
@@ -145,11 +149,14 @@ impl Model {
         if let Some(record) = found.as_ref().filter(|record| record.head == head) {
             return ClaimedAs::Yes(record.clone());
         }
+        let (known, mut told) = found.map_or((None, Vec::new()), |record| (record.spec, record.story));
+        story::append(&mut told, Some(Event::claimed(now, &claim.owner, &claim.digest)));
         let record = JobRecord {
-            spec: found.and_then(|record| record.spec).or_else(|| Some(claim.spec.clone())),
+            spec: known.or_else(|| Some(claim.spec.clone())),
             owner: Some(claim.owner.clone()),
             digest: Some(claim.digest.clone()),
             started: Some(now),
+            story: told,
             ..JobRecord::bare(head)
         };
         self.jobs.insert(id, record.clone());
@@ -163,6 +170,7 @@ impl Model {
         if before != Some(head) {
             let ends = head.state.is_terminal() && !before.is_some_and(|before| before.state.is_terminal());
             let mut record = JobRecord { head, ..found.unwrap_or_else(|| JobRecord::bare(head)) };
+            story::append(&mut record.story, stepped.event.clone());
             if ends {
                 record.finished = Some(now);
                 record.outcome.clone_from(&stepped.outcome);

@@ -7,9 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use penstock_policy::classes::Class;
+use penstock_policy::cost::Price;
 use penstock_policy::id::{JobId, PoolId, TenantId};
+use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{BlobKey, JobSpec, Message, Payload, QueueId, Receipt};
+use penstock_service::story::Admitted;
 
 use crate::subject::{BASE_MS, Chance, POOL, Subject};
 
@@ -111,6 +114,9 @@ fn a_message(chance: &mut Chance) -> Message {
         streamed: false,
         estimated_tokens: 1,
         reservations: Vec::new(),
+        price: Price::default(),
+            retention: Retention::default(),
+        admitted: Admitted::default(),
     };
     Message { spec, payload }
 }

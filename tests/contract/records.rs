@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use penstock_policy::classes::Class;
+use penstock_policy::cost::Price;
 use penstock_policy::gcra::Limit;
 use penstock_policy::id::{KeyId, PoolId, TenantId, WorkerId};
+use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
     BlobKey, BoardKey, BucketKey, Claim, Claimed, Counts, Fallback, JobSpec, KeyRecord, Pool, Posted, Stale, Take,
     TakeOutcome, TakePart, TallyKey, Tenant, TenantLimits, WorkerRecord,
 };
+use penstock_service::story::Admitted;
 
 use crate::subject::{BASE_MS, Chance, POOL, Subject};
 
@@ -175,6 +178,9 @@ async fn one_winner(subject: &Subject, chance: &mut Chance) {
         streamed: false,
         estimated_tokens: 1,
         reservations: Vec::new(),
+        price: Price::default(),
+            retention: Retention::default(),
+        admitted: Admitted::default(),
     };
     let claims: Vec<_> = (0..16)
         .map(|n| {

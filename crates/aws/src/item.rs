@@ -90,6 +90,19 @@ impl<'i> Fields<'i> {
         }
     }
 
+    /// A list of texts; none if it is absent.
+    pub(crate) fn texts(&self, name: &str) -> PortResult<Vec<&'i str>> {
+        match self.item.get(name) {
+            None => Ok(Vec::new()),
+            Some(AttributeValue::L(values)) => {
+                let text =
+                    |value: &'i AttributeValue| value.as_s().map(String::as_str).map_err(|_| self.malformed(name));
+                values.iter().map(text).collect()
+            }
+            Some(_) => Err(self.malformed(name)),
+        }
+    }
+
     pub(crate) fn text(&self, name: &str) -> PortResult<&'i str> {
         self.maybe_text(name)?.ok_or_else(|| self.malformed(name))
     }

@@ -7,12 +7,14 @@ use bytes::Bytes;
 use penstock_policy::admission::{self, Measure};
 use penstock_policy::classes::Class;
 use penstock_policy::id::{JobId, Nonce};
+use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 use penstock_wire::chat::ChatRequest;
 
 use crate::Service;
 use crate::error::ApiError;
 use crate::ports::{BlobKey, Generation, INLINE_BYTES, JobSpec, Payload, Pool, Sampling, Tenant};
+use crate::story::Admitted;
 use crate::wanted::Wanted;
 
 /// A job that nobody has accepted yet.
@@ -53,12 +55,12 @@ impl Service {
             usual_output_tokens: pool.usual_output_tokens,
             context_length: pool.context_length,
         };
-        let (payload, estimated_tokens) = match wanted {
+        let (payload, prompt_bytes, estimated_tokens) = match wanted {
             Wanted::Chat(request) => {
                 let generation = self.generation(request, now);
                 let bytes = generation.prompt_bytes();
                 let estimated = admission::estimate(bytes, request.max_tokens, request.n, &measure);
-                (serde_json::to_string(&generation), estimated)
+                (serde_json::to_string(&generation), bytes, estimated)
             }
         };
         let id = JobId::new(now, self.ports.entropy.draw());
@@ -73,6 +75,13 @@ impl Service {
             streamed: wanted.is_streamed(),
             estimated_tokens,
             reservations: Vec::new(),
+            price: pool.price,
+            retention: Retention { store: tenant.retention.store && wanted.may_be_stored(), ..tenant.retention },
+            admitted: Admitted {
+                tier: wanted.service_tier().map(str::to_owned),
+                prompt_bytes: u64::try_from(prompt_bytes).unwrap_or(u64::MAX),
+                drawn: Vec::new(),
+            },
         };
         Ok(Draft { spec, payload: payload.map_err(|_| ApiError::internal())? })
     }

@@ -31,6 +31,7 @@ mod relay;
 mod rendering;
 mod settle;
 mod single_flight;
+pub mod story;
 #[cfg(feature = "system")]
 pub mod system;
 mod told;

@@ -56,14 +56,19 @@ pub fn decode(text: &str) -> Result<Message, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use penstock_policy::classes::Class;
+    use penstock_policy::cost::Price;
     use penstock_policy::gcra::Spent;
     use penstock_policy::id::{JobId, PoolId, TenantId};
+    use penstock_policy::tenant::Retention;
     use penstock_policy::time::Timestamp;
     use proptest::prelude::*;
 
     use super::*;
     use crate::ports::{BucketKey, Reservation};
+    use crate::story::{Admitted, Drawn};
 
     fn message(payload: Payload) -> Message {
         let tenant = TenantId::new("acme").unwrap();
@@ -78,6 +83,13 @@ mod tests {
                 due: Timestamp::from_millis(9),
                 streamed: true,
                 estimated_tokens: 12,
+                price: Price { input_usd_micros_per_million_tokens: 3, output_usd_micros_per_million_tokens: 4 },
+                retention: Retention { store: false, keep: Duration::from_secs(9) },
+                admitted: Admitted {
+                    tier: Some("flex".to_owned()),
+                    prompt_bytes: 40,
+                    drawn: vec![vec![Drawn { took: 1, left: 2, of: 3, refill: Duration::from_millis(4) }], Vec::new()],
+                },
                 reservations: vec![
                     Reservation {
                         key: BucketKey::Tenant { tenant, shard: 1 },

@@ -1,12 +1,17 @@
 //! The stored form of the parts of a job's record that are more than a number: JSON, the same on SQLite and DynamoDB, and
 //! the spec also inside messages.
 
+use std::time::Duration;
+
 use penstock_policy::classes::Class;
+use penstock_policy::cost::Price;
 use penstock_policy::gcra::Spent;
+use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ports::{Answer, BucketKey, ErrorVerdict, FinishReason, JobSpec, Outcome, Reservation};
+use crate::story::{Admitted, Drawn};
 
 /// A spec as stored text.
 #[must_use]
@@ -98,6 +103,21 @@ pub(crate) struct StoredSpec {
     est: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     res: Vec<StoredReservation>,
+    /// Prices of input and output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pri: Option<(u64, u64)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tier: Option<String>,
+    #[serde(default)]
+    bytes: u64,
+    /// Seconds for which it is kept, if it is stored at all; absent in records of older programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    keep: Option<u64>,
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    unstored: bool,
+    /// What each bucket gave, part by part: took, left, of, and milliseconds until full.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    drw: Vec<Vec<(u64, u64, u64, u64)>>,
 }
 
 /// What was spent of one bucket: a tenant's, or that of the job's own pool and class.
@@ -127,6 +147,15 @@ impl From<&JobSpec> for StoredSpec {
             str: spec.streamed,
             est: spec.estimated_tokens,
             res,
+            pri: (!spec.price.is_free()).then_some((
+                spec.price.input_usd_micros_per_million_tokens,
+                spec.price.output_usd_micros_per_million_tokens,
+            )),
+            tier: spec.admitted.tier.clone(),
+            bytes: spec.admitted.prompt_bytes,
+            keep: Some(spec.retention.keep.as_secs()),
+            unstored: !spec.retention.store,
+            drw: spec.admitted.drawn.iter().map(|parts| parts.iter().map(stored_drawn).collect()).collect(),
         }
     }
 }
@@ -148,8 +177,29 @@ impl TryFrom<StoredSpec> for JobSpec {
             streamed: stored.str,
             estimated_tokens: stored.est,
             reservations,
+            price: stored.pri.map_or_else(Price::default, |(input, output)| Price {
+                input_usd_micros_per_million_tokens: input,
+                output_usd_micros_per_million_tokens: output,
+            }),
+            retention: Retention {
+                store: !stored.unstored,
+                keep: stored.keep.map_or(Retention::default().keep, Duration::from_secs),
+            },
+            admitted: Admitted {
+                tier: stored.tier,
+                prompt_bytes: stored.bytes,
+                drawn: stored.drw.into_iter().map(|parts| parts.into_iter().map(drawn_from).collect()).collect(),
+            },
         })
     }
+}
+
+fn stored_drawn(drawn: &Drawn) -> (u64, u64, u64, u64) {
+    (drawn.took, drawn.left, drawn.of, u64::try_from(drawn.refill.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn drawn_from((took, left, of, refill_ms): (u64, u64, u64, u64)) -> Drawn {
+    Drawn { took, left, of, refill: Duration::from_millis(refill_ms) }
 }
 
 impl From<&Reservation> for StoredReservation {

@@ -28,6 +28,13 @@ impl Wanted<'_> {
         }
     }
 
+    /// Whether the request leaves it to its tenant whether the answer is kept.
+    pub(crate) fn may_be_stored(&self) -> bool {
+        match self {
+            Self::Chat(request) => request.store != Some(false),
+        }
+    }
+
     /// Whether the answer is to be streamed.
     pub(crate) fn is_streamed(&self) -> bool {
         match self {

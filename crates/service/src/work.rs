@@ -19,6 +19,7 @@ use crate::ports::{
     Chunk, Claim, Claimed, Delivery, Engine, EngineFault, ErrorVerdict, Generation, JobRecord, JobSpec, Message,
     Outcome, Payload, PortResult, Receipt, Sequence, Stepped,
 };
+use crate::story::{Event, WhyReleased};
 use crate::voices::{Heard, Inherited, Pending, Voices};
 
 /// A job whose claims have failed this often is taken for the cause.
@@ -62,7 +63,7 @@ enum Run {
     /// With an answer or an error that is the job's end.
     Ended(Outcome),
     /// The job goes back to the queue: the engine stops, or failed.
-    GiveBack { blameless: bool },
+    GiveBack(WhyReleased),
     /// The claim is lost, or nobody wants the answer: nothing more to write.
     Abandon { ack: bool },
 }
@@ -173,7 +174,7 @@ impl Work {
         }
         match self.run(Voices::new(streams)).await? {
             Run::Ended(outcome) => self.finish(outcome).await,
-            Run::GiveBack { blameless } => self.give_back(blameless).await,
+            Run::GiveBack(why) => self.give_back(why).await,
             Run::Abandon { ack: true } => {
                 self.place.service.settle(self.spec.id).await?;
                 self.place.service.ports().queue.ack(&self.receipt).await
@@ -245,13 +246,17 @@ impl Work {
                 }
                 Some(Heard::Failed(EngineFault::Fault(cause))) => {
                     tracing::error!(job = %self.spec.id, %cause, "the engine failed on a job");
-                    return Ok(Run::GiveBack { blameless: false });
+                    return Ok(Run::GiveBack(WhyReleased::EngineFault));
                 }
-                Some(Heard::Failed(EngineFault::Stopping | EngineFault::Preempted)) => {
+                Some(Heard::Failed(EngineFault::Stopping)) => {
                     self.flush(&mut voices).await?;
-                    return Ok(Run::GiveBack { blameless: true });
+                    return Ok(Run::GiveBack(WhyReleased::Stopping));
                 }
-                Some(Heard::Silence) => return Ok(Run::GiveBack { blameless: false }),
+                Some(Heard::Failed(EngineFault::Preempted)) => {
+                    self.flush(&mut voices).await?;
+                    return Ok(Run::GiveBack(WhyReleased::Preempted));
+                }
+                Some(Heard::Silence) => return Ok(Run::GiveBack(WhyReleased::EngineSilent)),
                 None => {}
             }
             if flush_at.is_some_and(|flush| flush <= now) {
@@ -261,7 +266,7 @@ impl Work {
             if beat_at <= now {
                 // Its streams may stay open for ever, held by a thread that hangs.
                 if !engine.is_alive() {
-                    return Ok(Run::GiveBack { blameless: false });
+                    return Ok(Run::GiveBack(WhyReleased::EngineDead));
                 }
                 // A long prompt says nothing for a while, but the engine that reads it goes on.
                 if (advanced || engine.steps() > steps)
@@ -326,7 +331,11 @@ impl Work {
         let place = Arc::clone(&self.place);
         let ports = place.service.ports();
         let end = if outcome.is_ok() { End::Succeeded } else { End::Failed };
-        let step = Stepped { step: Step::Finish { epoch: self.epoch, end, last: self.last }, outcome: Some(outcome) };
+        let step = Stepped {
+            step: Step::Finish { epoch: self.epoch, end, last: self.last },
+            outcome: Some(outcome),
+            event: None,
+        };
         let (job, nonce) = (self.spec.id, place.service.nonce());
         let written = persist(&place, || ports.jobs.step(job, &step, nonce, ports.clock.now()).boxed()).await?;
         match written {
@@ -342,11 +351,13 @@ impl Work {
         }
     }
 
-    async fn give_back(&mut self, blameless: bool) -> PortResult<()> {
+    async fn give_back(&mut self, why: WhyReleased) -> PortResult<()> {
         let place = Arc::clone(&self.place);
         let ports = place.service.ports();
         let now = ports.clock.now();
-        let step = Stepped::from(Step::Release { epoch: self.epoch, blameless });
+        let (epoch, blameless) = (self.epoch, why.is_blameless());
+        let event = Some(Event::Released { at: now, epoch, why });
+        let step = Stepped { step: Step::Release { epoch, blameless }, outcome: None, event };
         if ports.jobs.step(self.spec.id, &step, place.service.nonce(), now).await?.is_ok() {
             let pause = if blameless {
                 Duration::ZERO

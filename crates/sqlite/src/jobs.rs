@@ -11,6 +11,7 @@ use penstock_service::ports::{
     Stepped, TakeOutcome, Watch,
 };
 use penstock_service::record::{outcome_text, spec_text};
+use penstock_service::story::{self, Event, story_text};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::rows::{JOB_COLUMNS, ids_bytes, ids_from, job_record, malformed, position, stored};
@@ -84,6 +85,7 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
                     taken.push(reservation.clone());
                 }
                 spec.reservations.push(reservation);
+                spec.admitted.drawn.push(story::drawn(take, &after, now));
                 levels.push(after);
             }
         }
@@ -144,11 +146,14 @@ fn claim(connection: &Connection, claim: &Claim, nonce: Nonce, now: Timestamp) -
     {
         return Ok(Claimed::Yes(Box::new(record.clone())));
     }
+    let (known, mut told) = found.map_or((None, Vec::new()), |record| (record.spec, record.story));
+    story::append(&mut told, Some(Event::claimed(now, &claim.owner, &claim.digest)));
     let record = JobRecord {
-        spec: found.and_then(|record| record.spec).or_else(|| Some(claim.spec.clone())),
+        spec: known.or_else(|| Some(claim.spec.clone())),
         owner: Some(claim.owner.clone()),
         digest: Some(claim.digest.clone()),
         started: Some(now),
+        story: told,
         ..JobRecord::bare(head)
     };
     write(connection, id, &record)?;
@@ -176,6 +181,7 @@ fn step(
             record.finished = Some(now);
             record.outcome.clone_from(&stepped.outcome);
         }
+        story::append(&mut record.story, stepped.event.clone());
         write(connection, job, &record)?;
     }
     Ok(Ok(head))
@@ -192,7 +198,7 @@ fn write(connection: &Connection, job: JobId, record: &JobRecord) -> rusqlite::R
     let head = &record.head;
     connection
         .prepare_cached(&format!(
-            "INSERT OR REPLACE INTO job (id, {JOB_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            "INSERT OR REPLACE INTO job (id, {JOB_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         ))?
         .execute(params![
             job.to_string(),
@@ -211,6 +217,7 @@ fn write(connection: &Connection, job: JobId, record: &JobRecord) -> rusqlite::R
             record.started.map(Timestamp::as_millis),
             record.finished.map(Timestamp::as_millis),
             record.outcome.as_ref().map(outcome_text),
+            (!record.story.is_empty()).then(|| story_text(&record.story)),
         ])
         .map(|_| ())
 }

@@ -7,6 +7,7 @@ use penstock_policy::job::{Head, Position, State};
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::JobRecord;
 use penstock_service::record::{outcome_from, spec_from};
+use penstock_service::story::story_from;
 use rusqlite::{Row, types::Type};
 
 /// A `u64` in SQLite's signed integer, bit for bit.
@@ -43,13 +44,14 @@ pub(crate) fn position(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<P
 
 /// The columns of a job, in the order [`job_record`] reads them.
 pub(crate) const JOB_COLUMNS: &str = "state, epoch, lease_until, releases, interest, last_epoch, last_seq, unsettled, \
-                                      nonce, spec, owner, digest, started, finished, outcome";
+                                      nonce, spec, owner, digest, started, finished, outcome, story";
 
 /// Reads a job's record.
 pub(crate) fn job_record(row: &Row<'_>) -> rusqlite::Result<JobRecord> {
     let spec: Option<String> = row.get(9)?;
     let outcome: Option<String> = row.get(14)?;
     let owner: Option<String> = row.get(10)?;
+    let story: Option<String> = row.get(15)?;
     Ok(JobRecord {
         spec: spec.map(|text| spec_from(&text).ok_or_else(|| malformed(9, "spec"))).transpose()?,
         head: Head {
@@ -67,6 +69,7 @@ pub(crate) fn job_record(row: &Row<'_>) -> rusqlite::Result<JobRecord> {
         started: row.get::<_, Option<i64>>(12)?.map(Timestamp::from_millis),
         finished: row.get::<_, Option<i64>>(13)?.map(Timestamp::from_millis),
         outcome: outcome.map(|text| outcome_from(&text).ok_or_else(|| malformed(14, "outcome"))).transpose()?,
+        story: story.map_or(Ok(Vec::new()), |text| story_from(&text).ok_or_else(|| malformed(15, "story")))?,
     })
 }
 

@@ -17,11 +17,13 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 /// The schema, one step a version; `PRAGMA user_version` counts the steps taken. Steps are never edited, only added.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: &[&str] = &[
     include_str!("schema.sql"),
     // What a chunk says beyond plain text, as JSON.
     "ALTER TABLE chunk ADD COLUMN more TEXT;",
     include_str!("schema_3.sql"),
+    // What happened to a job, as JSON, penstock_service::story.
+    "ALTER TABLE job ADD COLUMN story TEXT;",
 ];
 
 /// The most calls committed together: bounds the delay of the first one.

@@ -8,6 +8,7 @@ use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::job::{Step, apply};
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{Claim, Claimed, JobRecord, PortResult};
+use penstock_service::story::Event;
 
 use crate::Aws;
 use crate::item::{ms, n, s};
@@ -19,9 +20,13 @@ impl Aws {
         let job = claim.spec.id;
         let step = Step::Claim { lease_until: claim.lease_until };
         let mut replaced: Option<JobRecord> = None;
+        let mut told = false;
         // One try more than for a step: the one that replaces a digest follows one that found it.
         for _ in 0..=TRIES {
-            let write = claim_write(claim, replaced.as_ref(), nonce, now);
+            let mut write = claim_write(claim, replaced.as_ref(), nonce, now);
+            if !told {
+                record::append_event(&mut write, &Event::claimed(now, &claim.owner, &claim.digest));
+            }
             let found = match self.update(&self.names.job_table, write, Repeats::BySdk).await? {
                 Written::Done(item) => return Ok(Claimed::Yes(Box::new(record::read(&item)?))),
                 Written::Not(found) if found.is_empty() => {
@@ -29,7 +34,10 @@ impl Aws {
                     replaced = None;
                     continue;
                 }
-                Written::Not(found) => record::read(&found)?,
+                Written::Not(found) => {
+                    told = record::is_told(&found);
+                    record::read(&found)?
+                }
             };
             match apply(step, nonce, Some(&found.head), now) {
                 Err(denied) => return Ok(Claimed::No { denied, record: Box::new(found) }),
@@ -75,9 +83,12 @@ fn claim_write(claim: &Claim, replaced: Option<&JobRecord>, nonce: Nonce, now: T
 #[cfg(test)]
 mod tests {
     use penstock_policy::classes::Class;
+    use penstock_policy::cost::Price;
     use penstock_policy::id::{PoolId, TenantId, WorkerId};
     use penstock_policy::job::Head;
+    use penstock_policy::tenant::Retention;
     use penstock_service::ports::JobSpec;
+    use penstock_service::story::Admitted;
 
     use super::*;
 
@@ -95,20 +106,17 @@ mod tests {
             streamed: false,
             estimated_tokens: 0,
             reservations: Vec::new(),
+            price: Price::default(),
+            retention: Retention::default(),
+            admitted: Admitted::default(),
         };
         let owner = WorkerId::new("w").unwrap();
         let claim = Claim { spec, owner, digest: "new".to_owned(), lease_until: now };
-        let found = JobRecord {
-            spec: None,
-            head: Head::queued(Nonce(1)),
-            owner: None,
-            digest: Some("old".to_owned()),
-            started: None,
-            finished: None,
-            outcome: None,
-        };
+        let found = JobRecord { digest: Some("old".to_owned()), ..JobRecord::bare(Head::queued(Nonce(1))) };
         for replaced in [None, Some(&found)] {
-            assert_eq!(claim_write(&claim, replaced, Nonce(3), now).problems(), [""; 0]);
+            let mut write = claim_write(&claim, replaced, Nonce(3), now);
+            record::append_event(&mut write, &Event::claimed(now, &claim.owner, &claim.digest));
+            assert_eq!(write.problems(), [""; 0]);
         }
     }
 }

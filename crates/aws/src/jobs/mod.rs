@@ -46,8 +46,12 @@ impl Jobs for Aws {
     }
 
     async fn step(&self, job: JobId, stepped: &Stepped, nonce: Nonce, now: Timestamp) -> PortResult<StepResult> {
+        let mut told = false;
         for _ in 0..TRIES {
             let mut write = guard::write(job, stepped.step, nonce, now);
+            if let Some(event) = stepped.event.as_ref().filter(|_| !told) {
+                record::append_event(&mut write, event);
+            }
             if guard::ends(stepped.step) {
                 write.set("fin", ms(now));
                 if let Some(outcome) = &stepped.outcome {
@@ -58,6 +62,7 @@ impl Jobs for Aws {
                 Written::Done(item) => return record::head(&item).map(Ok),
                 Written::Not(found) => found,
             };
+            told = record::is_told(&found);
             let head = if found.is_empty() { None } else { Some(record::head(&found)?) };
             match apply(stepped.step, nonce, head.as_ref(), now) {
                 Err(denied) => return Ok(Err(denied)),

@@ -1,12 +1,15 @@
 //! A job's record as an item. Beside the guards' attributes (see `guard`): `spec` what is fixed, as the message has it,
-//! `ten` the tenant, `ow` owner, `dig` digest, `sta` and `fin` started and finished (ms), `out` the outcome.
+//! `ten` the tenant, `ow` owner, `dig` digest, `sta` and `fin` started and finished (ms), `out` the outcome, `story` what
+//! happened, a list of texts.
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use penstock_policy::id::{Epoch, JobId};
 use penstock_policy::job::{Head, Position, State};
 use penstock_service::ports::{JobRecord, JobSpec, PortResult};
 use penstock_service::record::{outcome_from, spec_from, spec_text};
+use penstock_service::story::{Event, MOST_EVENTS};
 
-use crate::item::{Fields, Item, item, s};
+use crate::item::{Fields, Item, item, n, s};
 use crate::table::Write;
 
 const WHAT: &str = "job record";
@@ -24,6 +27,22 @@ pub(crate) fn job_key(job: JobId) -> Item {
 /// Fills in what is fixed about a job, unless the record has it.
 pub(crate) fn set_spec(write: &mut Write, spec: &JobSpec) {
     write.set_if_absent("spec", s(spec_text(spec))).set_if_absent("ten", s(spec.tenant.as_str()));
+}
+
+/// Appends an event to the job's story, on the condition that there is room. A write whose condition fails on a story
+/// that is full is made again without.
+pub(crate) fn append_event(write: &mut Write, event: &Event) {
+    write
+        .clause("#story = list_append(if_not_exists(#story, :nothing), :event)")
+        .require("attribute_not_exists(#story) OR size(#story) < :most_events")
+        .bind("nothing", AttributeValue::L(Vec::new()))
+        .bind("event", AttributeValue::L(vec![s(event.text())]))
+        .bind("most_events", n(MOST_EVENTS));
+}
+
+/// Whether there is no room for another event.
+pub(crate) fn is_told(found: &Item) -> bool {
+    matches!(found.get("story"), Some(AttributeValue::L(events)) if events.len() >= MOST_EVENTS)
 }
 
 /// What the guards look at.
@@ -55,6 +74,7 @@ pub(crate) fn read(found: &Item) -> PortResult<JobRecord> {
         started: fields.maybe_moment("sta")?,
         finished: fields.maybe_moment("fin")?,
         outcome: outcome.transpose()?,
+        story: fields.texts("story")?.iter().filter_map(|text| Event::from_text(text)).collect(),
     })
 }
 

@@ -15,10 +15,13 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use penstock_aws::{Aws, Names, Timeouts};
 use penstock_policy::classes::Class;
+use penstock_policy::cost::Price;
 use penstock_policy::gcra::Limit;
 use penstock_policy::id::{JobId, Nonce, PoolId, TenantId, WorkerId};
+use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{BucketKey, Claim, Clock, JobSpec, MarkerKey, Message, Payload, QueueId, Take, TakePart};
+use penstock_service::story::Admitted;
 
 /// The real clock.
 pub(crate) struct WallClock;
@@ -212,6 +215,9 @@ pub(crate) fn spec(id: JobId) -> JobSpec {
         streamed: true,
         estimated_tokens: 100,
         reservations: Vec::new(),
+        price: Price::default(),
+            retention: Retention::default(),
+        admitted: Admitted::default(),
     }
 }
 

@@ -5,14 +5,17 @@
 
 use async_trait::async_trait;
 use penstock_policy::classes::Class;
+use penstock_policy::cost::Price;
 use penstock_policy::id::{JobId, Nonce, PoolId, TenantId, WorkerId};
 use penstock_policy::job::{Denied, Head, Position, Step};
 use penstock_policy::marker::Marker;
 use penstock_policy::resume::Link;
+use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 
 use super::{BucketKey, Levels, MarkerKey, Message, PortResult, Reservation, Take};
 use crate::chunk::Words;
+use crate::story::{Admitted, Event};
 
 /// What is fixed about a job when it is accepted. Travels in the message, and makes the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +40,12 @@ pub struct JobSpec {
     pub estimated_tokens: u64,
     /// What accepting it spent, bucket by bucket in the order of the takes, to be settled exactly at its end.
     pub reservations: Vec<Reservation>,
+    /// What its tokens cost, as it was when it was accepted.
+    pub price: Price,
+    /// What is kept of it once it is answered.
+    pub retention: Retention,
+    /// What admission saw; its `drawn` is filled in by `accept`.
+    pub admitted: Admitted,
 }
 
 /// A job's record.
@@ -56,13 +65,24 @@ pub struct JobRecord {
     pub finished: Option<Timestamp>,
     /// What the worker that ended it says.
     pub outcome: Option<Outcome>,
+    /// What happened to it, in order; at most [`MOST_EVENTS`](crate::story::MOST_EVENTS).
+    pub story: Vec<Event>,
 }
 
 impl JobRecord {
     /// A record of which nothing is known but its head: a tombstone, or the beginning of a record.
     #[must_use]
     pub const fn bare(head: Head) -> Self {
-        Self { spec: None, head, owner: None, digest: None, started: None, finished: None, outcome: None }
+        Self {
+            spec: None,
+            head,
+            owner: None,
+            digest: None,
+            started: None,
+            finished: None,
+            outcome: None,
+            story: Vec::new(),
+        }
     }
 }
 
@@ -247,11 +267,13 @@ pub struct Stepped {
     pub step: Step,
     /// The end's particulars, for [`Step::Finish`].
     pub outcome: Option<Outcome>,
+    /// What is appended to the job's story if the step is made.
+    pub event: Option<Event>,
 }
 
 impl From<Step> for Stepped {
     fn from(step: Step) -> Self {
-        Self { step, outcome: None }
+        Self { step, outcome: None, event: None }
     }
 }
 
@@ -280,7 +302,7 @@ pub trait Jobs: Send + Sync {
     async fn accept(&self, acceptance: &Acceptance, now: Timestamp) -> PortResult<Accepted>;
 
     /// Claims a job by [`Step::Claim`], creating its record from the spec if there is none. The claim fixes the digest
-    /// if none is fixed and no chunk exists.
+    /// if none is fixed and no chunk exists, and appends itself to the job's story.
     async fn claim(&self, claim: &Claim, nonce: Nonce, now: Timestamp) -> PortResult<Claimed>;
 
     /// Applies any other step to a job's record. [`Step::Expire`] and [`Step::Cancel`] write a tombstone if there is

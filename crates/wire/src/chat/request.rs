@@ -63,6 +63,9 @@ pub struct ChatRequest {
     pub template_kwargs: serde_json::Map<String, Value>,
     /// `auto`, `default`, `flex`, `priority` and the like.
     pub service_tier: Option<String>,
+    /// Whether the answer may be kept once it is delivered: `false` forbids it, anything else leaves it to the tenant's
+    /// terms.
+    pub store: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -85,6 +88,7 @@ struct RawRequest {
     min_p: Option<f32>,
     repetition_penalty: Option<f32>,
     service_tier: Option<String>,
+    store: Option<bool>,
     n: Option<i64>,
     logprobs: Option<bool>,
     top_logprobs: Option<i64>,
@@ -191,6 +195,7 @@ impl RawRequest {
             format: format(self.response_format)?,
             template_kwargs: template_kwargs(self.chat_template_kwargs)?,
             service_tier: self.service_tier,
+            store: self.store,
         })
     }
 }
