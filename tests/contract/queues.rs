@@ -115,7 +115,7 @@ fn a_message(chance: &mut Chance) -> Message {
         estimated_tokens: 1,
         reservations: Vec::new(),
         price: Price::default(),
-            retention: Retention::default(),
+        retention: Retention::default(),
         admitted: Admitted::default(),
     };
     Message { spec, payload }

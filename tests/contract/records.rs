@@ -179,7 +179,7 @@ async fn one_winner(subject: &Subject, chance: &mut Chance) {
         estimated_tokens: 1,
         reservations: Vec::new(),
         price: Price::default(),
-            retention: Retention::default(),
+        retention: Retention::default(),
         admitted: Admitted::default(),
     };
     let claims: Vec<_> = (0..16)

@@ -216,7 +216,7 @@ pub(crate) fn spec(id: JobId) -> JobSpec {
         estimated_tokens: 100,
         reservations: Vec::new(),
         price: Price::default(),
-            retention: Retention::default(),
+        retention: Retention::default(),
         admitted: Admitted::default(),
     }
 }
