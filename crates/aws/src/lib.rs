@@ -19,6 +19,7 @@ mod board;
 mod calls;
 mod control;
 mod error;
+mod holds;
 mod item;
 mod jobs;
 mod limits;

@@ -15,7 +15,10 @@ use async_trait::async_trait;
 use penstock_policy::gcra::{self, Branches, Bucket, JointVerdict, Limit, Spent};
 use penstock_policy::id::Nonce;
 use penstock_policy::time::Timestamp;
-use penstock_service::ports::{BucketKey, Levels, Limits, PortError, PortResult, Reservation, Take, TakeOutcome};
+use penstock_service::ports::{
+    BucketKey, Held, HoldClaim, HoldEntry, HoldKey, HoldName, Holding, Levels, Limits, PortError, PortResult,
+    Reservation, Take, TakeOutcome,
+};
 
 use crate::Aws;
 use crate::error::DYNAMODB;
@@ -68,6 +71,18 @@ impl Limits for Aws {
 
     async fn peek(&self, key: &BucketKey) -> PortResult<Levels> {
         self.levels(key, false).await
+    }
+
+    async fn hold(&self, claim: &HoldClaim, now: Timestamp) -> PortResult<Held> {
+        self.hold_units(claim, now).await
+    }
+
+    async fn unhold(&self, key: &HoldKey, name: &HoldName, used: u64, now: Timestamp) -> PortResult<Option<HoldEntry>> {
+        self.end_hold(key, name, used, now).await
+    }
+
+    async fn holding(&self, key: &HoldKey) -> PortResult<Holding> {
+        self.holding_of(key).await
     }
 }
 

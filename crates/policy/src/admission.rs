@@ -50,10 +50,27 @@ pub struct Measure {
     pub context_length: u32,
 }
 
-/// Estimated tokens of prompt and `answers` answers together: what is taken from the buckets. At least 1, at most the
-/// context, of which each answer beyond the first has one of its own but for the prompt.
+/// Estimated tokens of a job: what is taken from the buckets, apart by price.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// Of the prompt.
+    pub prompt: u64,
+    /// Of all answers together.
+    pub output: u64,
+}
+
+impl Estimate {
+    /// Prompt and answers together.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.prompt.saturating_add(self.output)
+    }
+}
+
+/// Estimated tokens of prompt and `answers` answers. At least 1, at most the context, of which each answer beyond the first
+/// has one of its own but for the prompt.
 #[must_use]
-pub fn estimate(prompt_bytes: usize, max_tokens: Option<u32>, answers: u32, measure: &Measure) -> u64 {
+pub fn estimate(prompt_bytes: usize, max_tokens: Option<u32>, answers: u32, measure: &Measure) -> Estimate {
     let context = u64::from(measure.context_length);
     let ratio = if measure.tokens_per_byte.is_finite() { measure.tokens_per_byte.clamp(0.0, 16.0) } else { 1.0 };
     // Parts per 1024 keep the product in integers.
@@ -62,8 +79,8 @@ pub fn estimate(prompt_bytes: usize, max_tokens: Option<u32>, answers: u32, meas
     let prompt = (prompt_bytes as u64).saturating_mul(per_1024).div_ceil(1024).min(context);
     let answer = u64::from(max_tokens.unwrap_or(measure.usual_output_tokens));
     let first = prompt.saturating_add(answer).clamp(1, context.max(1));
-    let others = u64::from(answers.saturating_sub(1)).saturating_mul(first.saturating_sub(prompt));
-    first.saturating_add(others)
+    let output = u64::from(answers.max(1)).saturating_mul(first.saturating_sub(prompt));
+    Estimate { prompt: first.min(prompt.max(u64::from(output == 0))), output }
 }
 
 /// What a pool can do.
@@ -136,11 +153,11 @@ mod tests {
 
     #[test]
     fn an_estimate_counts_prompt_and_answer_and_never_exceeds_the_context() {
-        assert_eq!(estimate(400, Some(50), 1, &MEASURE), 150);
-        assert_eq!(estimate(400, None, 1, &MEASURE), 200);
-        assert_eq!(estimate(400, Some(50), 3, &MEASURE), 250, "the prompt counts once");
-        assert_eq!(estimate(usize::MAX, Some(u32::MAX), 1, &MEASURE), 1000);
-        assert_eq!(estimate(0, Some(0), 1, &Measure { tokens_per_byte: f64::NAN, ..MEASURE }), 1);
+        assert_eq!(estimate(400, Some(50), 1, &MEASURE), Estimate { prompt: 100, output: 50 });
+        assert_eq!(estimate(400, None, 1, &MEASURE).total(), 200);
+        assert_eq!(estimate(400, Some(50), 3, &MEASURE).total(), 250, "the prompt counts once");
+        assert_eq!(estimate(usize::MAX, Some(u32::MAX), 1, &MEASURE).total(), 1000);
+        assert_eq!(estimate(0, Some(0), 1, &Measure { tokens_per_byte: f64::NAN, ..MEASURE }).total(), 1);
     }
 
     #[test]

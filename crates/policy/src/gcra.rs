@@ -79,7 +79,34 @@ impl Limit {
         i64::try_from(units).ok()?.checked_mul(self.period_ns)
     }
 
-    fn span(&self) -> i64 {
+    /// The same rate with room for `by` more: a burst of what refills in that time on top. Saturates.
+    #[must_use]
+    pub fn stretched(&self, by: Duration) -> Self {
+        let more = u64::try_from(by.as_nanos() / u128::from(self.period_ns.unsigned_abs().max(1))).unwrap_or(u64::MAX);
+        let most = u64::try_from(i64::MAX / self.period_ns.max(1)).unwrap_or(self.burst);
+        Self { burst: self.burst.saturating_add(more).min(most), ..*self }
+    }
+
+    /// One of `shards` equal parts: together they grant no more than the whole.
+    #[must_use]
+    pub fn part_of(&self, shards: u16) -> Self {
+        let shards = i64::from(shards.max(1));
+        let split = Self {
+            period_ns: self.period_ns.saturating_mul(shards),
+            burst: (self.burst / shards.unsigned_abs()).max(1),
+        };
+        if split.cost(split.burst).is_some() { split } else { *self }
+    }
+
+    /// How much refills in `time`, whole units.
+    #[must_use]
+    pub fn refilled_in(&self, time: Duration) -> u64 {
+        u64::try_from(time.as_nanos() / u128::from(self.period_ns.unsigned_abs().max(1))).unwrap_or(u64::MAX)
+    }
+
+    /// The time in which the whole burst refills, in nanoseconds.
+    #[must_use]
+    pub fn span(&self) -> i64 {
         self.cost(self.burst).unwrap_or(i64::MAX)
     }
 }

@@ -7,6 +7,7 @@
 mod blobs;
 mod board;
 mod control;
+mod holds;
 mod jobs;
 mod limits;
 mod markers;

@@ -4,11 +4,14 @@ use async_trait::async_trait;
 use penstock_policy::gcra::{self, Bucket, JointVerdict, Spent};
 use penstock_policy::id::Nonce;
 use penstock_policy::time::Timestamp;
-use penstock_service::ports::{BucketKey, Levels, Limits, PortResult, Reservation, Take, TakeOutcome};
+use penstock_service::ports::{
+    BucketKey, Held, HoldClaim, HoldEntry, HoldKey, HoldName, Holding, Levels, Limits, PortResult, Reservation, Take,
+    TakeOutcome,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::Sqlite;
 use crate::rows::{stored, unstored};
+use crate::{Sqlite, holds};
 
 #[async_trait]
 impl Limits for Sqlite {
@@ -33,6 +36,21 @@ impl Limits for Sqlite {
     async fn peek(&self, key: &BucketKey) -> PortResult<Levels> {
         let key = key.clone();
         self.store.read(move |connection| Ok(read(connection, &key)?.0)).await
+    }
+
+    async fn hold(&self, claim: &HoldClaim, now: Timestamp) -> PortResult<Held> {
+        let claim = claim.clone();
+        self.store.write(move |connection| holds::hold(connection, &claim, now)).await
+    }
+
+    async fn unhold(&self, key: &HoldKey, name: &HoldName, used: u64, now: Timestamp) -> PortResult<Option<HoldEntry>> {
+        let (key, name) = (key.clone(), name.clone());
+        self.store.write(move |connection| holds::unhold(connection, &key, &name, used, now)).await
+    }
+
+    async fn holding(&self, key: &HoldKey) -> PortResult<Holding> {
+        let key = key.clone();
+        self.store.read(move |connection| holds::holding(connection, &key)).await
     }
 }
 
@@ -69,15 +87,20 @@ fn verdict(take: &Take, levels: Levels, now: Timestamp) -> TakeOutcome {
 
 /// Writes a bucket's new state.
 pub(crate) fn write(connection: &Connection, key: &BucketKey, levels: &Levels, nonce: Nonce) -> rusqlite::Result<()> {
-    let (first, second) = (levels.part(0), levels.part(1));
+    let [first, second, third] = [levels.part(0), levels.part(1), levels.part(2)];
     connection
-        .prepare_cached("INSERT OR REPLACE INTO bucket (key, tat0, gen0, tat1, gen1, nonce) VALUES (?, ?, ?, ?, ?, ?)")?
+        .prepare_cached(
+            "INSERT OR REPLACE INTO bucket (key, tat0, gen0, tat1, gen1, tat2, gen2, nonce)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
         .execute(params![
             key_text(key),
             first.tat_ns,
             stored(first.generation),
             second.tat_ns,
             stored(second.generation),
+            third.tat_ns,
+            stored(third.generation),
             stored(nonce.0)
         ])
         .map(|_| ())
@@ -107,12 +130,12 @@ fn refund(connection: &Connection, reservation: &Reservation) -> rusqlite::Resul
 
 fn read(connection: &Connection, key: &BucketKey) -> rusqlite::Result<(Levels, Option<Nonce>)> {
     let found = connection
-        .prepare_cached("SELECT tat0, gen0, tat1, gen1, nonce FROM bucket WHERE key = ?")?
+        .prepare_cached("SELECT tat0, gen0, tat1, gen1, tat2, gen2, nonce FROM bucket WHERE key = ?")?
         .query_row(params![key_text(key)], |row| {
             let bucket = |at: usize| -> rusqlite::Result<Bucket> {
                 Ok(Bucket { tat_ns: row.get(at)?, generation: unstored(row.get(at + 1)?) })
             };
-            Ok((Levels(vec![bucket(0)?, bucket(2)?]), Some(Nonce(unstored(row.get(4)?)))))
+            Ok((Levels(vec![bucket(0)?, bucket(2)?, bucket(4)?]), Some(Nonce(unstored(row.get(6)?)))))
         })
         .optional()?;
     Ok(found.unwrap_or_default())

@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema_3.sql"),
     // What happened to a job, as JSON, penstock_service::story.
     "ALTER TABLE job ADD COLUMN story TEXT;",
+    include_str!("schema_holds.sql"),
 ];
 
 /// The most calls committed together: bounds the delay of the first one.

@@ -28,6 +28,10 @@ impl Sqlite {
                 connection.execute("DELETE FROM marker WHERE expires < ?1", params![before])?;
                 let dead = "DELETE FROM message WHERE sent < ?1 AND queue LIKE '%-dlq'";
                 connection.execute(dead, params![before])?;
+                // A budget's period is over by then; a sum that something is still held of is kept.
+                let sums = "DELETE FROM hold_total WHERE touched < ?1 - 40 * 86400000
+                            AND NOT EXISTS (SELECT 1 FROM hold WHERE hold.key = hold_total.key)";
+                connection.execute(sums, params![before])?;
                 crate::tally::sweep(connection, Timestamp::from_millis(before))
             })
             .await

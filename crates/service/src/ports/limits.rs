@@ -8,12 +8,12 @@ use penstock_policy::gcra::{Bucket, Limit, Spent};
 use penstock_policy::id::{Nonce, PoolId, TenantId, UpstreamId};
 use penstock_policy::time::Timestamp;
 
-use super::PortResult;
+use super::{Held, HoldClaim, HoldEntry, HoldKey, HoldName, Holding, PortResult};
 
 /// Which bucket item.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BucketKey {
-    /// A tenant's limits: two parts, requests and tokens.
+    /// A tenant's limits: two parts, requests and tokens, and a third if its rate may only grow so fast.
     Tenant {
         /// The tenant.
         tenant: TenantId,
@@ -52,7 +52,7 @@ pub struct TakePart {
 pub struct Take {
     /// The bucket item.
     pub key: BucketKey,
-    /// One or two parts, always in the same order for the same key.
+    /// One to three parts, always in the same order for the same key.
     pub parts: Vec<TakePart>,
 }
 
@@ -125,4 +125,15 @@ pub trait Limits: Send + Sync {
 
     /// The state of a bucket item. May lag behind the newest take.
     async fn peek(&self, key: &BucketKey) -> PortResult<Levels>;
+
+    /// Holds what is claimed if there is room for it; holding a name again changes nothing and is granted. Exact under any
+    /// concurrency: `units` of all holds and what was used up never exceed the `most` of the claim that was granted last.
+    async fn hold(&self, claim: &HoldClaim, now: Timestamp) -> PortResult<Held>;
+
+    /// Ends a hold, of which `used` units stay used up for good, and gives it to whoever ended it: `None` if there is no
+    /// such hold any more. May be repeated; a repetition after a lost reply gives `None`.
+    async fn unhold(&self, key: &HoldKey, name: &HoldName, used: u64, now: Timestamp) -> PortResult<Option<HoldEntry>>;
+
+    /// All that is held under a key; sees every finished `hold` and `unhold`.
+    async fn holding(&self, key: &HoldKey) -> PortResult<Holding>;
 }

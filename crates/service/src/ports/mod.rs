@@ -13,6 +13,7 @@ mod clock;
 mod control;
 mod engine;
 mod generation;
+mod holds;
 mod jobs;
 mod limits;
 mod markers;
@@ -27,6 +28,7 @@ pub use clock::{Clock, Entropy, Spawner};
 pub use control::{Control, Fallback, KeyRecord, Pool, PoolKind, Tenant, WorkerRecord};
 pub use engine::{Engine, EngineFault, EngineInfo, Sequence, TokenEvent, TokenStream};
 pub use generation::{Generation, Sampling};
+pub use holds::{Held, HoldClaim, HoldEntry, HoldKey, HoldName, Holding};
 pub use jobs::{
     Acceptance, Accepted, Answer, Chunk, Claim, Claimed, ErrorVerdict, FinishReason, JobRecord, JobSpec, Jobs,
     MarkerClaim, Outcome, StepResult, Stepped, Watch,
