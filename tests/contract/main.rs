@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
 mod commands;
+mod holds;
 mod model;
 mod queues;
 mod records;
@@ -54,6 +55,12 @@ async fn sqlite_keeps_the_contract_of_records_and_blobs() {
 }
 
 #[tokio::test]
+async fn sqlite_keeps_the_contract_of_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    holds::check(&on_sqlite(&folder), 3_000).await;
+}
+
+#[tokio::test]
 async fn a_database_in_a_file_keeps_the_contract_under_many_hands() {
     let folder = tempfile::tempdir().unwrap();
     let clock: Arc<dyn Clock> = Arc::new(StillClock::default());
@@ -71,6 +78,9 @@ async fn a_database_in_a_file_keeps_the_contract_under_many_hands() {
     };
     run_sequences(&subject, 300).await;
     records::check_many_hands(&subject).await;
+    for round in 0..20 {
+        holds::check_many_hands(&subject, round).await;
+    }
 }
 
 #[cfg(feature = "aws")]
@@ -79,7 +89,7 @@ mod aws {
     use harness::ministack::Ministack;
 
     use super::subject::{POOL, Subject};
-    use super::{SEQUENCES, queues, records, run_sequences};
+    use super::{SEQUENCES, holds, queues, records, run_sequences};
 
     /// The ports on the emulator, which is stopped when the second part is dropped.
     async fn subject() -> (Subject, Ministack) {
@@ -108,6 +118,15 @@ mod aws {
     async fn aws_keeps_the_contract_of_queues() {
         let (subject, _ministack) = subject().await;
         queues::check(&subject, 200).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn aws_keeps_the_contract_of_holds_under_many_hands() {
+        let (subject, _ministack) = subject().await;
+        holds::check(&subject, 150).await;
+        for round in 0..3 {
+            holds::check_many_hands(&subject, round).await;
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -84,7 +84,11 @@ fn unhold_write(key: &HoldKey, entry: &HoldEntry, used: u64, now: Timestamp) -> 
     } else {
         write.clause("#m = #m - :less").bind("less", n(entry.units - used));
     }
-    write.remove(&format!("h{name}")).remove(&format!("u{name}")).remove(&format!("x{name}")).set("ttl", ttl(now, KEPT));
+    write
+        .remove(&format!("h{name}"))
+        .remove(&format!("u{name}"))
+        .remove(&format!("x{name}"))
+        .set("ttl", ttl(now, KEPT));
     write
 }
 

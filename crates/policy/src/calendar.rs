@@ -55,7 +55,8 @@ impl Period {
     /// When the next period begins.
     #[must_use]
     pub fn next(self, now: Timestamp) -> Timestamp {
-        let midnight = |days: i64| Timestamp::from_millis((now.as_secs().div_euclid(DAY_SECS) + days) * DAY_SECS * 1000);
+        let midnight =
+            |days: i64| Timestamp::from_millis((now.as_secs().div_euclid(DAY_SECS) + days) * DAY_SECS * 1000);
         match self {
             Self::Day => midnight(1),
             // At most 31 days away.

@@ -225,7 +225,10 @@ mod tests {
         assert_eq!((promise.position, promise.price), (60, UsdMicros(150)));
         assert!(promise.eta_50 <= promise.eta_95);
         let later = NOW.after(Duration::from_secs(20));
-        assert!(offer(&snapshot(&rates), Duration::ZERO, later).expected < promise.expected, "P0 is worked off meanwhile");
+        assert!(
+            offer(&snapshot(&rates), Duration::ZERO, later).expected < promise.expected,
+            "P0 is worked off meanwhile"
+        );
     }
 
     #[test]

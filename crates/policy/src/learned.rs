@@ -52,7 +52,11 @@ impl Seen {
         for (bin, count) in &self.lengths {
             seen += count;
             if seen * 10 >= all * 9 {
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is positive")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "saturates, and is positive"
+                )]
                 return Some((f64::from(*bin) / BINS_AN_OCTAVE).exp2().round() as u32);
             }
         }

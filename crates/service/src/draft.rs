@@ -59,7 +59,7 @@ impl Service {
             Wanted::Chat(request) => {
                 let generation = self.generation(request, now);
                 let bytes = generation.prompt_bytes();
-                let estimated = admission::estimate(bytes, request.max_tokens, request.n, &measure);
+                let estimated = admission::estimate(bytes, request.max_tokens, request.n, &measure).total();
                 (serde_json::to_string(&generation), bytes, estimated)
             }
         };

@@ -12,7 +12,7 @@ pub(crate) fn hold(connection: &Connection, claim: &HoldClaim, now: Timestamp) -
         return Ok(Held::Yes);
     }
     let total = total(connection, &key)?;
-    if claim.units > claim.most.saturating_sub(total) {
+    if total.saturating_add(claim.units) > claim.most {
         return Ok(Held::Full(holding(connection, &claim.key)?));
     }
     connection
@@ -31,9 +31,7 @@ pub(crate) fn unhold(
 ) -> rusqlite::Result<Option<HoldEntry>> {
     let key = key_text(key);
     let Some(found) = entry(connection, &key, name)? else { return Ok(None) };
-    connection
-        .prepare_cached("DELETE FROM hold WHERE key = ? AND name = ?")?
-        .execute(params![key, name.as_str()])?;
+    connection.prepare_cached("DELETE FROM hold WHERE key = ? AND name = ?")?.execute(params![key, name.as_str()])?;
     let total = total(connection, &key)?.saturating_sub(found.units).saturating_add(used);
     set_total(connection, &key, total, now)?;
     Ok(Some(found))
