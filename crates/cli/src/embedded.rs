@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
+use axum::serve::ListenerExt;
 use penstock_gpu_worker::engine::metrics::Metrics;
 use penstock_gpu_worker::engine::{EngineConfig, OnnxEngine};
 use penstock_policy::classes::Class;
@@ -116,6 +117,12 @@ impl Embedded {
         let (stop_listening, stopped) = tokio::sync::oneshot::channel::<()>();
         let address = listener.local_addr().map_err(|source| CliError::Listen { port: plan.port, source })?;
         let router = penstock_service::router(service(&ports)).merge(metrics_route(metrics));
+        // Answers go out as they are written: a stream's words must not wait for the next ones.
+        let listener = listener.tap_io(|stream| {
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "a connection keeps its delay");
+            }
+        });
         let server = tokio::spawn(
             axum::serve(listener, router)
                 .with_graceful_shutdown(async move {

@@ -1,7 +1,9 @@
-//! The database: schema, the writer with group commit, the reader, the checkpointer.
+//! The database: schema, the writer with group commit, the readers, the checkpointer.
 //!
-//! In a file: write-ahead log; one thread writes, one reads, one moves the log into the database so that neither has
-//! to. A call's answer is sent only after the commit it belongs to, so whoever has an answer reads it back. Without
+//! In a file: write-ahead log; one thread writes, one moves the log into the database so that the other need not. A
+//! call's answer is sent only after the commit it belongs to, so whoever has an answer reads it back. Readers read where
+//! they are: a look-up by key takes some microseconds, waking another thread for it and being woken takes several times
+//! that. Without
 //! `--fsync` (`synchronous=NORMAL`) a commit survives the death of the process and the loss of at most the last
 //! moments at a power cut; with it (`FULL`) it survives a power cut.
 //!
@@ -9,6 +11,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
@@ -32,6 +35,9 @@ const GROUP: usize = 256;
 
 /// Commits between two checkpoints.
 const COMMITS_PER_CHECKPOINT: u32 = 256;
+
+/// Connections that read: more callers than these are seldom on a processor at once.
+const READERS: usize = 4;
 
 /// What a commit survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,11 +97,18 @@ type Reply = Box<dyn FnOnce(Result<(), String>) + Send>;
 pub(crate) enum Store {
     File {
         writer: Lane,
-        reader: Lane,
+        readers: Readers,
         /// Held as long as the database is open: a second process would not hear our bells.
         _lock: File,
     },
     Memory(Mutex<Connection>),
+}
+
+/// Connections that only read, each used by one caller at a time.
+pub(crate) struct Readers {
+    connections: Vec<Mutex<Connection>>,
+    /// Where the next caller begins to look for a free one.
+    turn: AtomicUsize,
 }
 
 /// A thread with a connection, and the way to it.
@@ -115,9 +128,7 @@ impl Store {
         };
         configure(&writing, synchronous).map_err(failed)?;
         migrate(&writing, path)?;
-        let reading = Connection::open(path).map_err(failed)?;
-        configure(&reading, synchronous).map_err(failed)?;
-        reading.pragma_update(None, "query_only", true).map_err(failed)?;
+        let readers = Readers::open(path, synchronous).map_err(failed)?;
         let checkpointing = Connection::open(path).map_err(failed)?;
         configure(&checkpointing, synchronous).map_err(failed)?;
         let (ring, rung) = mpsc::sync_channel::<()>(1);
@@ -137,13 +148,7 @@ impl Store {
                 let _ = ring.try_send(());
             }
         };
-        Ok(Self::File {
-            writer: Lane::start("sqlite-writer", writing, "BEGIN IMMEDIATE", GROUP, after_commit)?,
-            // One call a transaction: a transaction's first read fixes what all of it sees, and a call that arrives
-            // later must see what was committed meanwhile.
-            reader: Lane::start("sqlite-reader", reading, "BEGIN", 1, || {})?,
-            _lock: lock,
-        })
+        Ok(Self::File { writer: Lane::start("sqlite-writer", writing, after_commit)?, readers, _lock: lock })
     }
 
     pub(crate) fn in_memory() -> Result<Self, OpenError> {
@@ -169,14 +174,15 @@ impl Store {
         }
     }
 
-    /// Runs `work`, which only reads; sees every write that was answered before.
+    /// Runs `work`, which only reads, and not much: the caller's thread does nothing else meanwhile. Sees every write that
+    /// was answered before.
     pub(crate) async fn read<R, F>(&self, work: F) -> PortResult<R>
     where
         R: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<R> + Send + 'static,
     {
         match self {
-            Self::File { reader, .. } => reader.run(work).await,
+            Self::File { readers, .. } => readers.read(work),
             Self::Memory(connection) => {
                 let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
                 work(&connection).map_err(failure)
@@ -185,19 +191,39 @@ impl Store {
     }
 }
 
+impl Readers {
+    fn open(path: &Path, synchronous: &str) -> rusqlite::Result<Self> {
+        let open = || -> rusqlite::Result<Mutex<Connection>> {
+            let connection = Connection::open(path)?;
+            configure(&connection, synchronous)?;
+            connection.pragma_update(None, "query_only", true)?;
+            Ok(Mutex::new(connection))
+        };
+        let connections = (0..READERS).map(|_| open()).collect::<rusqlite::Result<_>>()?;
+        Ok(Self { connections, turn: AtomicUsize::new(0) })
+    }
+
+    fn read<R>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<R>) -> PortResult<R> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let at = |offset: usize| &self.connections[first.wrapping_add(offset) % self.connections.len()];
+        let free = (0..READERS).find_map(|offset| at(offset).try_lock().ok());
+        let connection = free.unwrap_or_else(|| at(0).lock().unwrap_or_else(PoisonError::into_inner));
+        // One transaction a call: its first read fixes what all of it sees.
+        in_transaction(&connection, "BEGIN", "COMMIT", "ROLLBACK", work).map_err(failure)
+    }
+}
+
 impl Lane {
     fn start(
         name: &str,
         connection: Connection,
-        begin: &'static str,
-        group: usize,
         mut after_commit: impl FnMut() + Send + 'static,
     ) -> Result<Self, OpenError> {
         let (sender, inbox) = mpsc::channel::<Work>();
         let thread = start(name, move || {
             while let Ok(first) = inbox.recv() {
-                let group = std::iter::once(first).chain(inbox.try_iter().take(group - 1));
-                commit_group(&connection, begin, group);
+                let group = std::iter::once(first).chain(inbox.try_iter().take(GROUP - 1));
+                commit_group(&connection, group);
                 after_commit();
             }
         })?;
@@ -252,10 +278,10 @@ fn start(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
     std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(OpenError::Thread)
 }
 
-fn commit_group(connection: &Connection, begin: &str, group: impl Iterator<Item = Work>) {
-    let begun = connection.execute_batch(begin);
+fn commit_group(connection: &Connection, group: impl Iterator<Item = Work>) {
+    let begun = run(connection, "BEGIN IMMEDIATE");
     let replies: Vec<Reply> = group.map(|work| work(connection)).collect();
-    let committed = begun.and_then(|()| connection.execute_batch("COMMIT")).map_err(|error| {
+    let committed = begun.and_then(|()| run(connection, "COMMIT")).map_err(|error| {
         // Leaves the connection fit for the next group; there may be nothing to undo.
         let _ = connection.execute_batch("ROLLBACK");
         error.to_string()
@@ -265,6 +291,11 @@ fn commit_group(connection: &Connection, begin: &str, group: impl Iterator<Item 
     }
 }
 
+/// Runs a statement that stays prepared: parsing it takes longer than carrying it out.
+fn run(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(statement)?.execute([]).map(|_| ())
+}
+
 fn in_transaction<R>(
     connection: &Connection,
     begin: &str,
@@ -272,9 +303,9 @@ fn in_transaction<R>(
     undo: &str,
     work: impl FnOnce(&Connection) -> rusqlite::Result<R>,
 ) -> rusqlite::Result<R> {
-    connection.execute_batch(begin)?;
+    run(connection, begin)?;
     match work(connection) {
-        Ok(result) => connection.execute_batch(commit).map(|()| result),
+        Ok(result) => run(connection, commit).map(|()| result),
         Err(error) => {
             connection.execute_batch(undo)?;
             Err(error)
