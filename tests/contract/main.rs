@@ -111,7 +111,12 @@ mod aws {
     #[tokio::test(flavor = "multi_thread")]
     async fn aws_keeps_the_contract_of_jobs_limits_and_markers() {
         let (subject, _ministack) = subject().await;
-        run_sequences(&subject, SEQUENCES).await;
+        run_sequences(&subject, on_the_wire()).await;
+    }
+
+    /// Random command sequences on the wire, where each takes some hundred times as long: `PENSTOCK_SEQUENCES` of them.
+    fn on_the_wire() -> u64 {
+        std::env::var("PENSTOCK_SEQUENCES").ok().and_then(|number| number.parse().ok()).unwrap_or(SEQUENCES / 5)
     }
 
     #[tokio::test(flavor = "multi_thread")]
