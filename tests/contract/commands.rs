@@ -242,7 +242,7 @@ impl<'s> Sequence<'s> {
             _ => (Step::Cancel { regardless_of_interest: self.chance.below(2) == 0 }, None),
         };
         let event = (self.chance.below(2) == 0).then_some(Event::Settled { at: self.now, cost: UsdMicros(7) });
-        let stepped = Stepped { step, outcome, event };
+        let stepped = Stepped { step, outcome, event, addition: None };
         let nonce = self.chance.nonce();
         let expected = self.model.step(id, &stepped, nonce, self.now);
         for time in 0..1 + u64::from(self.lost_reply()) {

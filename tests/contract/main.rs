@@ -9,6 +9,7 @@ mod holds;
 mod model;
 mod queues;
 mod records;
+mod settling;
 mod subject;
 
 use std::sync::Arc;
@@ -52,6 +53,7 @@ async fn sqlite_keeps_the_contract_of_queues() {
 async fn sqlite_keeps_the_contract_of_records_and_blobs() {
     let folder = tempfile::tempdir().unwrap();
     records::check(&on_sqlite(&folder)).await;
+    settling::check(&on_sqlite(&folder)).await;
 }
 
 #[tokio::test]
@@ -89,7 +91,7 @@ mod aws {
     use harness::ministack::Ministack;
 
     use super::subject::{POOL, Subject};
-    use super::{SEQUENCES, holds, queues, records, run_sequences};
+    use super::{SEQUENCES, holds, queues, records, run_sequences, settling};
 
     /// The ports on the emulator, which is stopped when the second part is dropped.
     async fn subject() -> (Subject, Ministack) {
@@ -138,6 +140,7 @@ mod aws {
     async fn aws_keeps_the_contract_of_records_and_blobs_under_many_hands() {
         let (subject, _ministack) = subject().await;
         records::check(&subject).await;
+        settling::check(&subject).await;
         records::check_many_hands(&subject).await;
     }
 }

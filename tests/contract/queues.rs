@@ -103,9 +103,15 @@ fn a_message(chance: &mut Chance) -> Message {
         1 => Payload::Inline("{\"text\":\"ünïcode ✓ \\u0000 \\\"\"}".to_owned()),
         _ => Payload::Inline("x".repeat(usize::try_from(chance.below(100_000)).unwrap())),
     };
-    let spec = JobSpec {
-        id: chance.job(now),
-        tenant: TenantId::new("t").unwrap(),
+    Message { spec: spec(chance.job(now), "t"), payload }
+}
+
+/// A job of a tenant, as it is when nothing particular is asked for.
+pub(crate) fn spec(id: JobId, tenant: &str) -> JobSpec {
+    let now = Timestamp::from_millis(BASE_MS);
+    JobSpec {
+        id,
+        tenant: TenantId::new(tenant).unwrap(),
         class: Class::P3,
         pool: PoolId::new(POOL).unwrap(),
         model: "task".to_owned(),
@@ -117,6 +123,5 @@ fn a_message(chance: &mut Chance) -> Message {
         price: Price::default(),
         retention: Retention::default(),
         admitted: Admitted::default(),
-    };
-    Message { spec, payload }
+    }
 }

@@ -5,13 +5,23 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
-use penstock_service::ports::PortResult;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, CancellationReason, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+};
+use penstock_service::ports::{PortError, PortResult};
 
 use crate::Aws;
-use crate::error::{DYNAMODB, classify};
+use crate::error::{DYNAMODB, classify, corrupt};
 use crate::item::Item;
+
+/// The pauses before each try of a transaction.
+const TRANSACTION_PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(80), Duration::from_millis(300)];
+
+/// Reasons for which DynamoDB cancels a transaction that may succeed at the next try.
+const PASSING: [&str; 3] = ["TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"];
 
 /// A conditional write on one item, as `SET` and `REMOVE` clauses and conditions that must all hold. In a clause,
 /// `#name` is the attribute `name` and `:name` a bound value; attributes are always written with `#`, so that none
@@ -84,6 +94,28 @@ impl Write {
             [only] => Some(only.clone()),
             several => Some(several.iter().map(|each| format!("({each})")).collect::<Vec<_>>().join(" AND ")),
         }
+    }
+}
+
+impl Write {
+    /// The write as a part of a transaction.
+    fn in_transaction(self, table: &str) -> PortResult<TransactWriteItem> {
+        let (update, condition) = (self.update(), self.condition());
+        let all = format!("{update} {}", condition.as_deref().unwrap_or_default());
+        let bound = placeholders(&all, ':');
+        let names = placeholders(&all, '#').into_iter().map(|name| (name.clone(), name[1..].to_owned())).collect();
+        let values: HashMap<_, _> = self.values.into_iter().filter(|(name, _)| bound.contains(name)).collect();
+        let update = Update::builder()
+            .table_name(table)
+            .set_key(Some(self.key))
+            .update_expression(update)
+            .set_condition_expression(condition)
+            .set_expression_attribute_names(Some(names))
+            .set_expression_attribute_values(Some(values).filter(|values| !values.is_empty()))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .build()
+            .map_err(|error| corrupt("write", error.to_string()))?;
+        Ok(TransactWriteItem::builder().update(update).build())
     }
 }
 
@@ -174,6 +206,33 @@ impl Aws {
                 _ => Err(classify(DYNAMODB, &error)),
             },
         }
+    }
+
+    /// Makes two writes or neither. The second has no condition. `Some` is the item that failed the first one's
+    /// condition. Others that write the same items at the same moment make a transaction fail; it is tried again.
+    pub(crate) async fn transact(&self, first: (&str, Write), second: (&str, Write)) -> PortResult<Option<Item>> {
+        let (table, update) = first;
+        let items = [update.in_transaction(table)?, second.1.in_transaction(second.0)?];
+        let mut cause = String::new();
+        for pause in TRANSACTION_PAUSES {
+            self.pause(pause).await;
+            let sent = self.dynamo.transact_write_items().set_transact_items(Some(items.to_vec())).send().await;
+            let Err(error) = sent else { return Ok(None) };
+            let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) = error.as_service_error()
+            else {
+                return Err(classify(DYNAMODB, &error));
+            };
+            let reasons = cancelled.cancellation_reasons();
+            let code = |reason: &CancellationReason| reason.code().unwrap_or_default().to_owned();
+            if let Some(reason) = reasons.first().filter(|reason| code(reason) == "ConditionalCheckFailed") {
+                return Ok(Some(reason.item.clone().unwrap_or_default()));
+            }
+            cause = reasons.iter().map(code).collect::<Vec<_>>().join(", ");
+            if !reasons.iter().map(code).any(|code| PASSING.contains(&code.as_str())) {
+                return Err(PortError::Refused { store: DYNAMODB, cause });
+            }
+        }
+        Err(PortError::Throttled { store: DYNAMODB, cause })
     }
 
     /// Reads an item.

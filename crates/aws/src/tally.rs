@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
 use futures_util::future::try_join_all;
 use penstock_policy::id::Nonce;
 use penstock_policy::time::Timestamp;
-use penstock_service::ports::{Counts, PortError, PortResult, Tally, TallyKey};
+use penstock_service::ports::{Addition, Counts, PortError, PortResult, Tally, TallyKey};
 
 use crate::Aws;
 use crate::error::{DYNAMODB, classify, corrupt};
@@ -94,13 +94,25 @@ impl Aws {
 fn add_write(key: &TallyKey, counts: &Counts, expires: Timestamp, nonce: Nonce) -> Write {
     let mut write = Write::on(item([("pk", s(part(key, nonce.0 % SHARDS)))]));
     write.bind("zero", n(0)).require("attribute_not_exists(#n) OR #n <> :set_n");
+    add_counts(&mut write, counts);
+    write.set("n", nonce_value(nonce)).set("ttl", ttl(expires, Duration::ZERO));
+    write
+}
+
+/// The write that adds as a part of a transaction, which happens once: without a condition of its own.
+pub(crate) fn addition_write(addition: &Addition, nonce: Nonce) -> Write {
+    let mut write = Write::on(item([("pk", s(part(&addition.key, nonce.0 % SHARDS)))]));
+    write.bind("zero", n(0)).set("ttl", ttl(addition.expires, Duration::ZERO));
+    add_counts(&mut write, &addition.counts);
+    write
+}
+
+fn add_counts(write: &mut Write, counts: &Counts) {
     for (name, value) in counts {
         write
             .clause(format!("#c_{name} = if_not_exists(#c_{name}, :zero) + :by_{name}"))
             .bind(&format!("by_{name}"), n(value));
     }
-    write.set("n", nonce_value(nonce)).set("ttl", ttl(expires, Duration::ZERO));
-    write
 }
 
 fn part(key: &TallyKey, shard: u64) -> String {
@@ -126,5 +138,8 @@ mod tests {
         let counts = Counts::from([("ok".to_owned(), 3), ("error".to_owned(), -1)]);
         let write = add_write(&TallyKey::new("health", "main", "7"), &counts, Timestamp::from_millis(1), Nonce(9));
         assert_eq!(write.problems(), [""; 0]);
+        let key = TallyKey::new("usage", "acme", "2026-11-25");
+        let addition = Addition { key, counts, expires: Timestamp::from_millis(1) };
+        assert_eq!(addition_write(&addition, Nonce(9)).problems(), [""; 0]);
     }
 }

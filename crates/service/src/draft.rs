@@ -134,7 +134,7 @@ impl Service {
 
 /// The day of `now` in UTC, `YYYY-MM-DD` (days to civil date after Howard Hinnant, "chrono-Compatible Low-Level Date
 /// Algorithms").
-fn date(now: Timestamp) -> String {
+pub(crate) fn date(now: Timestamp) -> String {
     let days = now.as_secs().div_euclid(86_400) + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);

@@ -28,6 +28,11 @@ impl ApiError {
         Self { status, body, retry_after: None, should_retry: None }
     }
 
+    /// Whether the request was turned away for lack of room: by a limit, a full queue, a breaker.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.status == StatusCode::TOO_MANY_REQUESTS || self.status == StatusCode::SERVICE_UNAVAILABLE
+    }
+
     /// 400 about a value.
     pub(crate) fn invalid(param: &str, code: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, Some(param), message)

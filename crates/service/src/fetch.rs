@@ -65,7 +65,7 @@ impl Service {
         self.job(tenant, id).await
     }
 
-    async fn own(&self, tenant: &Tenant, id: JobId) -> Result<JobRecord, ApiError> {
+    pub(crate) async fn own(&self, tenant: &Tenant, id: JobId) -> Result<JobRecord, ApiError> {
         let record = self.ports.jobs.record(id).await?;
         record
             .filter(|record| record.spec.as_ref().is_some_and(|spec| spec.tenant == tenant.id))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -20,6 +20,7 @@ use crate::asked::Asked;
 use crate::error::ApiError;
 use crate::relay::Relay;
 use crate::told::told;
+use crate::usage::Days;
 use crate::wanted::Wanted;
 
 type App = State<Arc<Service>>;
@@ -48,6 +49,8 @@ fn jobs() -> Router<Arc<Service>> {
         .route("/v1/models", get(models))
         .route("/v1/models/{model}", get(model))
         .route("/v1/jobs/{id}", get(job).delete(cancel))
+        .route("/v1/jobs/{id}/explain", get(explain))
+        .route("/v1/usage", get(usage))
 }
 
 fn with_fallbacks(router: Router<Arc<Service>>, service: Arc<Service>) -> Router {
@@ -100,6 +103,19 @@ async fn job(State(service): App, headers: HeaderMap, Path(id): Path<String>) ->
     let tenant = service.authenticate(&headers, service.ports().clock.now()).await?;
     let id = id.parse().map_err(|_| ApiError::no_such_job())?;
     Ok(json(&service.job(&tenant, id).await?))
+}
+
+async fn explain(State(service): App, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, ApiError> {
+    let tenant = service.authenticate(&headers, service.ports().clock.now()).await?;
+    let id = id.parse().map_err(|_| ApiError::no_such_job())?;
+    Ok(json(&service.explain(&tenant, id).await?))
+}
+
+async fn usage(State(service): App, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    let now = service.ports().clock.now();
+    let tenant = service.authenticate(&headers, now).await?;
+    let days = Days::read(query.as_deref().unwrap_or_default(), now)?;
+    Ok(json(&service.usage(&tenant.id, &days).await?))
 }
 
 async fn cancel(State(service): App, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, ApiError> {

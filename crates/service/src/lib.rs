@@ -19,6 +19,7 @@ mod consume;
 pub mod control_record;
 mod draft;
 mod error;
+mod explain;
 mod fetch;
 mod http;
 #[cfg(feature = "upstream")]
@@ -36,6 +37,7 @@ pub mod story;
 pub mod system;
 mod told;
 pub mod upstreams;
+mod usage;
 mod voices;
 mod wanted;
 mod work;
@@ -51,6 +53,7 @@ use ports::{
     Blobs, Board, Clock, Control, Entropy, Jobs, KeyRecord, Limits, Markers, Pool, PortResult, Queue, Spawner, Tally,
     Tenant,
 };
+use usage::Arrears;
 
 pub use auth::ApiKey;
 pub use consume::Consumer;
@@ -81,6 +84,7 @@ pub struct Service {
     timing: Timing,
     marker_secret: Vec<u8>,
     caches: Caches,
+    arrears: Arrears,
 }
 
 struct Caches {
@@ -97,7 +101,7 @@ impl Service {
     pub fn new(ports: Ports, timing: Timing, marker_secret: &[u8]) -> Self {
         let caches =
             Caches { keys: Cached::new(), tenants: Cached::new(), pools: Cached::new(), capacity: Cached::new() };
-        Self { ports, timing, marker_secret: marker_secret.to_vec(), caches }
+        Self { ports, timing, marker_secret: marker_secret.to_vec(), caches, arrears: Arrears::default() }
     }
 
     /// The ports, for compositions that set records up.

@@ -5,6 +5,9 @@
 //! queue, which would otherwise hold work that nobody will do. Granted means exactly once; a settler that dies right
 //! after leaves the buckets a little poorer until they have refilled, never richer.
 //!
+//! What was used is added to the tenant's tally of the day by the very write that settles, so that each job counts exactly
+//! once, whoever dies in between.
+//!
 //! What counts as used: of an answer, its tokens. Of a job that failed or never ran, nothing. A job that was cancelled
 //! after a worker had begun is charged to its tenant as estimated: what it streamed was seen, and how much more was
 //! computed nobody counted. To its pool it costs nothing more.
@@ -15,6 +18,7 @@ use penstock_policy::job::{State, Step};
 
 use crate::Service;
 use crate::ports::{BucketKey, JobRecord, JobSpec, PortResult, Reservation, Stepped};
+use crate::story::Event;
 
 impl Service {
     /// Settles a job that has ended; does nothing if it is settled already or has not ended.
@@ -22,12 +26,23 @@ impl Service {
     /// # Errors
     /// If the store does not answer; the job stays unsettled and the reconciler finds it.
     pub(crate) async fn settle(&self, job: JobId) -> PortResult<()> {
-        let Some(record) = self.ports.jobs.record(job).await? else { return Ok(()) };
+        let Some(record) = self.ports.jobs.record(job).await?.filter(|record| record.head.unsettled) else {
+            return Ok(());
+        };
         let now = self.ports.clock.now();
-        if record.head.unsettled
-            && self.ports.jobs.step(job, &Stepped::from(Step::Settle), self.nonce(), now).await?.is_ok()
-            && let Some(spec) = &record.spec
-        {
+        let Some(spec) = &record.spec else {
+            // A tombstone that was written before the record: nothing is known that could be charged.
+            self.ports.jobs.step(job, &Stepped::from(Step::Settle), self.nonce(), now).await?.ok();
+            return Ok(());
+        };
+        let charge = self.charge(spec, &record).await?;
+        let settle = Stepped {
+            step: Step::Settle,
+            outcome: None,
+            event: Some(Event::Settled { at: now, cost: charge.cost }),
+            addition: Some(charge.addition(&spec.tenant, record.finished.unwrap_or(now))),
+        };
+        if self.ports.jobs.step(job, &settle, self.nonce(), now).await?.is_ok() {
             for difference in differences(spec, &record) {
                 self.ports.limits.refund(&difference, now).await?;
             }

@@ -335,6 +335,7 @@ impl Work {
             step: Step::Finish { epoch: self.epoch, end, last: self.last },
             outcome: Some(outcome),
             event: None,
+            addition: None,
         };
         let (job, nonce) = (self.spec.id, place.service.nonce());
         let written = persist(&place, || ports.jobs.step(job, &step, nonce, ports.clock.now()).boxed()).await?;
@@ -357,7 +358,7 @@ impl Work {
         let now = ports.clock.now();
         let (epoch, blameless) = (self.epoch, why.is_blameless());
         let event = Some(Event::Released { at: now, epoch, why });
-        let step = Stepped { step: Step::Release { epoch, blameless }, outcome: None, event };
+        let step = Stepped { step: Step::Release { epoch, blameless }, outcome: None, event, addition: None };
         if ports.jobs.step(self.spec.id, &step, place.service.nonce(), now).await?.is_ok() {
             let pause = if blameless {
                 Duration::ZERO

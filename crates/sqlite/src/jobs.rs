@@ -15,7 +15,7 @@ use penstock_service::story::{self, Event, story_text};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::rows::{JOB_COLUMNS, ids_bytes, ids_from, job_record, malformed, position, stored};
-use crate::{Sqlite, limits, markers, queue};
+use crate::{Sqlite, limits, markers, queue, tally};
 
 #[async_trait]
 impl Jobs for Sqlite {
@@ -183,6 +183,9 @@ fn step(
         }
         story::append(&mut record.story, stepped.event.clone());
         write(connection, job, &record)?;
+        if let Some(addition) = &stepped.addition {
+            tally::add_up(connection, addition)?;
+        }
     }
     Ok(Ok(head))
 }

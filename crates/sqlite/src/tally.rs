@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use penstock_policy::id::Nonce;
 use penstock_policy::time::Timestamp;
-use penstock_service::ports::{Counts, PortResult, Tally, TallyKey};
+use penstock_service::ports::{Addition, Counts, PortResult, Tally, TallyKey};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::Sqlite;
@@ -61,6 +61,21 @@ fn add(
              ON CONFLICT (key) DO UPDATE SET expires = max(expires, ?2), nonce = ?3",
         )?
         .execute(params![key.as_str(), expires.as_millis(), stored(nonce.0)])?;
+    add_counts(connection, key, counts)
+}
+
+/// Adds as a part of the transaction that the step it belongs to is made in, which happens once.
+pub(crate) fn add_up(connection: &Connection, addition: &Addition) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO tally (key, expires, nonce) VALUES (?1, ?2, 0)
+             ON CONFLICT (key) DO UPDATE SET expires = max(expires, ?2)",
+        )?
+        .execute(params![addition.key.as_str(), addition.expires.as_millis()])?;
+    add_counts(connection, &addition.key, &addition.counts)
+}
+
+fn add_counts(connection: &Connection, key: &TallyKey, counts: &Counts) -> rusqlite::Result<()> {
     for (name, value) in counts {
         connection
             .prepare_cached(

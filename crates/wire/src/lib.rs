@@ -5,6 +5,8 @@
 
 pub mod chat;
 pub mod error;
+pub mod explain;
 pub mod job;
 pub mod models;
 pub mod sse;
+pub mod usage;

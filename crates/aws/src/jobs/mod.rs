@@ -18,14 +18,15 @@ use penstock_policy::job::{Position, apply};
 use penstock_policy::retry::poll_interval;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
-    Acceptance, Accepted, Chunk, Claim, Claimed, Clock, JobRecord, Jobs, PortError, PortResult, StepResult, Stepped,
-    Watch,
+    Acceptance, Accepted, Addition, Chunk, Claim, Claimed, Clock, JobRecord, Jobs, PortError, PortResult, StepResult,
+    Stepped, Watch,
 };
 
 use crate::Aws;
 use crate::error::DYNAMODB;
 use crate::item::{ms, s};
-use crate::table::{Repeats, Written};
+use crate::table::{Repeats, Write, Written};
+use crate::tally::addition_write;
 
 /// How long records, tombstones and chunks are kept: longer than any queue keeps a message (4 days) and than any job is
 /// due (1 day), so that no late message meets a record that has been forgotten.
@@ -58,7 +59,11 @@ impl Jobs for Aws {
                     write.set("out", s(penstock_service::record::outcome_text(outcome)));
                 }
             }
-            let found = match self.update(&self.names.job_table, write, Repeats::BySdk).await? {
+            let written = match &stepped.addition {
+                None => self.update(&self.names.job_table, write, Repeats::BySdk).await?,
+                Some(addition) => self.step_and_add(job, write, addition, nonce).await?,
+            };
+            let found = match written {
                 Written::Done(item) => return record::head(&item).map(Ok),
                 Written::Not(found) => found,
             };
@@ -92,6 +97,21 @@ impl Jobs for Aws {
 
     fn watch(&self, _job: JobId) -> Box<dyn Watch> {
         Box::new(Poll { clock: Arc::clone(&self.clock), looks: 0 })
+    }
+}
+
+impl Aws {
+    /// Makes a step and an addition to a tally in one transaction.
+    async fn step_and_add(&self, job: JobId, step: Write, addition: &Addition, nonce: Nonce) -> PortResult<Written> {
+        let added = addition_write(addition, nonce);
+        match self.transact((&self.names.job_table, step), (&self.names.adm_table, added)).await? {
+            Some(found) => Ok(Written::Not(found)),
+            // A transaction does not say what it has made of the record.
+            None => {
+                let found = self.get(&self.names.job_table, record::job_key(job), true).await?;
+                Ok(Written::Done(found.unwrap_or_default()))
+            }
+        }
     }
 }
 

@@ -174,11 +174,12 @@ async fn an_end_keeps_its_particulars_and_is_never_changed() {
         step: Step::Finish { epoch: Epoch(1), end: End::Succeeded, last },
         outcome: Some(Ok(answer.clone())),
         event: None,
+        addition: None,
     };
     assert!(world.aws.step(job, &end, nonce(), NOW.after(LEASE)).await.unwrap().is_ok());
     let verdict = ErrorVerdict { status: 500, code: "x".into(), param: None, message: "y".into() };
     let step_again = Step::Finish { epoch: Epoch(1), end: End::Failed, last: None };
-    let again = Stepped { step: step_again, outcome: Some(Err(verdict)), event: None };
+    let again = Stepped { step: step_again, outcome: Some(Err(verdict)), event: None, addition: None };
     assert_eq!(world.aws.step(job, &again, nonce(), NOW).await.unwrap(), Err(Denied::Ended(State::Succeeded)));
     let record = world.aws.record(job).await.unwrap().unwrap();
     assert_eq!((record.outcome, record.finished), (Some(Ok(answer)), Some(NOW.after(LEASE))));

@@ -13,7 +13,7 @@ use penstock_policy::resume::Link;
 use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 
-use super::{BucketKey, Levels, MarkerKey, Message, PortResult, Reservation, Take};
+use super::{Addition, BucketKey, Levels, MarkerKey, Message, PortResult, Reservation, Take};
 use crate::chunk::Words;
 use crate::story::{Admitted, Event};
 
@@ -269,11 +269,14 @@ pub struct Stepped {
     pub outcome: Option<Outcome>,
     /// What is appended to the job's story if the step is made.
     pub event: Option<Event>,
+    /// What is added to a tally if the step is made, and with it: both or neither, and once however often the step is
+    /// repeated.
+    pub addition: Option<Addition>,
 }
 
 impl From<Step> for Stepped {
     fn from(step: Step) -> Self {
-        Self { step, outcome: None, event: None }
+        Self { step, outcome: None, event: None, addition: None }
     }
 }
 

@@ -37,7 +37,7 @@ pub use limits::{BucketKey, Levels, Limits, Reservation, Take, TakeOutcome, Take
 pub use markers::{MarkerKey, Markers};
 pub use queue::{Delivery, INLINE_BYTES, Message, Payload, Queue, QueueId, Receipt};
 pub use said::{Likelihood, Part, TokenLogprob};
-pub use tally::{Counts, Tally, TallyKey};
+pub use tally::{Addition, Counts, Tally, TallyKey};
 
 pub use penstock_policy::tenant::TenantLimits;
 pub use upstream::{Upstream, UpstreamCall, UpstreamError, UpstreamReply};

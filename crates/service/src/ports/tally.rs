@@ -30,6 +30,17 @@ impl TallyKey {
 /// Counts by name. Names are short lower-case words and are few.
 pub type Counts = BTreeMap<String, i64>;
 
+/// Counts to add to one tally.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addition {
+    /// The tally.
+    pub key: TallyKey,
+    /// What is added.
+    pub counts: Counts,
+    /// When the tally may be removed.
+    pub expires: Timestamp,
+}
+
 /// Adds to tallies and reads them.
 #[async_trait]
 pub trait Tally: Send + Sync {

@@ -1,0 +1,211 @@
+//! What a tenant sees of its own work and nobody else of it: usage, explanations, jobs.
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Body;
+use futures_util::FutureExt;
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use penstock_policy::classes::Class;
+use penstock_policy::cost::{Price, UsdMicros};
+use penstock_policy::id::TenantId;
+use penstock_service::ApiKey;
+use penstock_service::config::Timing;
+use penstock_service::ports::{Clock, Entropy, Pool, Tenant};
+use penstock_sim::World;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+const TICK: Duration = Duration::from_millis(40);
+const PRICE: Price =
+    Price { input_usd_micros_per_million_tokens: 150_000, output_usd_micros_per_million_tokens: 600_000 };
+
+/// A deployment with a price, whose workers lose a lease quickly.
+fn world(seed: u64) -> World {
+    let timing = Timing { lease: Duration::from_secs(2), visibility: Duration::from_secs(3), ..Timing::default() };
+    let world = World::new(seed, timing, World::wide_limits().unwrap()).unwrap();
+    let control = Arc::clone(&world.service.ports().control);
+    at_once(async {
+        for pool in control.pools().await.unwrap() {
+            control.put_pool(&Pool { price: PRICE, ..pool }).await.unwrap();
+        }
+    });
+    world
+}
+
+/// The store in memory answers at once.
+fn at_once<T>(work: impl Future<Output = T>) -> T {
+    work.now_or_never().unwrap()
+}
+
+/// Adds another tenant and gives its key.
+fn newcomer(world: &World, name: &str) -> String {
+    let key = ApiKey::generate(|| world.kernel.draw());
+    let limits = World::wide_limits().unwrap();
+    let tenant = Tenant::new(TenantId::new(name).unwrap(), Class::P1, limits, world.kernel.now());
+    let control = &world.service.ports().control;
+    at_once(control.put_tenant(&tenant)).unwrap();
+    at_once(control.put_key(&key.record(tenant.id.clone()))).unwrap();
+    key.expose()
+}
+
+/// Sends a request and runs the world until it is answered.
+fn call(
+    world: &mut World,
+    key: &str,
+    method: Method,
+    path: &str,
+    body: &Value,
+) -> (StatusCode, http::HeaderMap, Value) {
+    let answer = Arc::new(Mutex::new(None));
+    let (router, place) = (penstock_service::router(Arc::clone(&world.service)), Arc::clone(&answer));
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("authorization", format!("Bearer {key}"))
+        .body(Body::from(body.to_string()))
+        .unwrap();
+    world.client(async move {
+        let (parts, body) = router.oneshot(request).await.unwrap().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        *place.lock().unwrap() = Some((parts.status, parts.headers, text));
+    });
+    let until = world.kernel.now().after(Duration::from_secs(600));
+    world.kernel.run_until(until, || answer.lock().unwrap().is_some());
+    let (status, headers, text) = answer.lock().unwrap().take().unwrap();
+    (status, headers, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+fn ask(world: &mut World, key: &str, prompt: &str) -> (StatusCode, http::HeaderMap, Value) {
+    let body = json!({"model": "scripted", "temperature": 0, "messages": [{"role": "user", "content": prompt}]});
+    call(world, key, Method::POST, "/v1/chat/completions", &body)
+}
+
+fn get(world: &mut World, key: &str, path: &str) -> (StatusCode, Value) {
+    let (status, _, body) = call(world, key, Method::GET, path, &Value::Null);
+    (status, body)
+}
+
+fn pass(world: &mut World, time: Duration) {
+    let until = world.kernel.now().after(time);
+    world.kernel.run_until(until, || false);
+}
+
+#[test]
+fn a_day_s_usage_is_what_its_answers_said_they_used_and_hits_are_counted_apart() {
+    let mut world = world(1);
+    world.start_worker(4, TICK).unwrap();
+    let key = world.key.clone();
+    let (mut input, mut output, mut cost) = (0, 0, UsdMicros::ZERO);
+    for prompt in ["one", "two two", "three three three"] {
+        let (_, _, answer) = ask(&mut world, &key, prompt);
+        let (tin, tout) = (answer["usage"]["prompt_tokens"].as_u64(), answer["usage"]["completion_tokens"].as_u64());
+        (input, output) = (input + tin.unwrap(), output + tout.unwrap());
+        cost = cost.plus(PRICE.of(tin.unwrap(), tout.unwrap()));
+    }
+    assert_eq!(ask(&mut world, &key, "one").0, StatusCode::OK);
+    pass(&mut world, Duration::from_secs(10));
+    let (_, usage) = get(&mut world, &key, "/v1/usage");
+    let total = &usage["total"];
+    assert_eq!((total["requests"].as_u64(), total["hits"].as_u64()), (Some(3), Some(1)), "{usage}");
+    assert_eq!((total["input_tokens"].as_u64(), total["output_tokens"].as_u64()), (Some(input), Some(output)));
+    assert_eq!(total["cost_usd_micros"].as_u64(), Some(cost.0));
+    assert_eq!(total["cost_usd"].as_str(), Some(cost.to_string().as_str()));
+    assert_eq!(usage["data"][0]["cost_usd_micros"], total["cost_usd_micros"]);
+}
+
+/// Workers die at random moments, some after they have written the end and before they have settled it.
+#[test]
+fn whoever_dies_each_job_is_counted_once() {
+    for seed in 0..40 {
+        let mut world = world(seed);
+        let key = world.key.clone();
+        let jobs = 4;
+        for n in 0..jobs {
+            let router = penstock_service::router(Arc::clone(&world.service));
+            let body = json!({"model": "scripted", "messages": [{"role": "user", "content": format!("job {n}")}]});
+            let request = Request::post("/v1/chat/completions").header("authorization", format!("Bearer {key}"));
+            let request = request.body(Body::from(body.to_string())).unwrap();
+            world.client(async move {
+                router.oneshot(request).await.unwrap().into_body().collect().await.unwrap();
+            });
+        }
+        for _ in 0..2 {
+            let (group, _) = world.start_worker(2, TICK).unwrap();
+            let alive = world.kernel.below(1500);
+            pass(&mut world, Duration::from_millis(alive));
+            world.kernel.kill(group);
+        }
+        world.start_worker(4, TICK).unwrap();
+        pass(&mut world, Duration::from_secs(120));
+        let (_, usage) = get(&mut world, &key, "/v1/usage");
+        assert_eq!(usage["total"]["requests"].as_u64(), Some(jobs), "seed {seed}: {usage}");
+    }
+}
+
+#[test]
+fn an_explanation_tells_the_whole_way_of_a_job_whose_first_worker_died() {
+    let mut world = world(3);
+    let (first, _) = world.start_worker(1, TICK).unwrap();
+    let key = world.key.clone();
+    let router = penstock_service::router(Arc::clone(&world.service));
+    let job = Arc::new(Mutex::new(None));
+    let place = Arc::clone(&job);
+    let prompt = "a long prompt, so that the answer is still being written when its worker dies";
+    let body = json!({"model": "scripted", "stream": true, "service_tier": "priority",
+                      "messages": [{"role": "user", "content": prompt}]});
+    let request = Request::post("/v1/chat/completions").header("authorization", format!("Bearer {key}"));
+    let request = request.body(Body::from(body.to_string())).unwrap();
+    world.client(async move {
+        let response = router.oneshot(request).await.unwrap();
+        let id = response.headers()["x-penstock-job-id"].to_str().unwrap().to_owned();
+        response.into_body().collect().await.unwrap();
+        *place.lock().unwrap() = Some(id);
+    });
+    pass(&mut world, Duration::from_millis(900));
+    world.kernel.kill(first);
+    world.start_worker(1, TICK).unwrap();
+    pass(&mut world, Duration::from_secs(60));
+    let id = job.lock().unwrap().clone().unwrap();
+    let (status, told) = get(&mut world, &key, &format!("/v1/jobs/{id}/explain"));
+    assert_eq!(status, StatusCode::OK, "{told}");
+    let timeline = told["timeline"].as_array().unwrap();
+    let words: Vec<&str> = timeline.iter().map(|happening| happening["what"].as_str().unwrap()).collect();
+    assert_eq!(words, ["admitted", "drawn", "drawn", "drawn", "claimed", "claimed", "answered", "settled"], "{told}");
+    assert_eq!(timeline[0]["service_tier"], "priority");
+    assert_eq!((&timeline[1]["limit"], &timeline[1]["took"]), (&json!("requests"), &json!(1)));
+    assert_eq!((&timeline[3]["limit"], &timeline[3]["took"]), (&json!("queue"), &timeline[0]["estimated_tokens"]));
+    assert_eq!((&timeline[4]["epoch"], &timeline[5]["epoch"]), (&json!(1), &json!(2)));
+    assert_ne!(timeline[4]["worker"], timeline[5]["worker"]);
+    let (tin, tout) = (timeline[6]["prompt_tokens"].as_u64(), timeline[6]["completion_tokens"].as_u64());
+    assert_eq!(told["cost_usd"], json!(PRICE.of(tin.unwrap(), tout.unwrap()).to_string()));
+    let moments: Vec<i64> = timeline.iter().map(|happening| happening["at_ms"].as_i64().unwrap()).collect();
+    assert!(moments.is_sorted(), "{moments:?}");
+}
+
+#[test]
+fn one_tenant_sees_nothing_of_another_s_job_usage_or_story() {
+    let mut world = world(4);
+    world.start_worker(4, TICK).unwrap();
+    let (key, other) = (world.key.clone(), newcomer(&world, "other"));
+    let (_, headers, _) = ask(&mut world, &key, "secret");
+    let id = headers["x-penstock-job-id"].to_str().unwrap().to_owned();
+    for path in [format!("/v1/jobs/{id}"), format!("/v1/jobs/{id}/explain")] {
+        assert_eq!(get(&mut world, &key, &path).0, StatusCode::OK);
+        let (status, theirs) = get(&mut world, &other, &path);
+        let nowhere = path.replace(&id, "01ARZ3NDEKTSV4RRFFQ69G5FAV");
+        assert_eq!((status, theirs), (StatusCode::NOT_FOUND, get(&mut world, &other, &nowhere).1), "{path}");
+    }
+    let (status, _, _) = call(&mut world, &other, Method::DELETE, &format!("/v1/jobs/{id}"), &Value::Null);
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    // The same question of another tenant is another job.
+    let (_, headers, _) = ask(&mut world, &other, "secret");
+    assert_eq!(headers["x-penstock-served-by"], "fresh");
+    assert_ne!(headers["x-penstock-job-id"].to_str().unwrap(), id);
+    let (_, usage) = get(&mut world, &other, "/v1/usage");
+    assert_eq!((&usage["tenant"], &usage["total"]["requests"]), (&json!("other"), &json!(1)));
+    assert_eq!(get(&mut world, &other, "/v1/usage?from=last-week").0, StatusCode::BAD_REQUEST);
+}
