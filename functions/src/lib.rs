@@ -8,10 +8,11 @@ use std::sync::Arc;
 use axum::Router;
 use lambda_http::{Error, Request, RequestExt, run_with_streaming_response_concurrent};
 use penstock_aws::{Aws, Names, Timeouts};
-use penstock_service::Service;
 use penstock_service::config::Config;
+use penstock_service::http_upstream::HttpUpstream;
 use penstock_service::ports::Clock;
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
+use penstock_service::{Service, guarded};
 use tower::ServiceExt;
 
 /// Serves some of the routes as a Lambda function, until Lambda ends the process.
@@ -34,7 +35,9 @@ pub async fn serve(routes: impl FnOnce(Arc<Service>) -> Router) -> Result<(), Er
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let aws = Aws::connect(Names::from(&config), timeouts, config.endpoint.as_deref(), clock).await;
     let ports = Arc::new(aws).ports(Arc::new(TaskSpawner), Arc::new(OsEntropy));
-    let service = Arc::new(Service::new(ports, config.timing, secret.as_bytes()));
+    let outsides = config.upstreams.into_iter().map(HttpUpstream::outside).collect::<Result<Vec<_>, _>>()?;
+    let service = Service::new(guarded(ports), config.timing, secret.as_bytes()).with_upstreams(outsides);
+    let service = Arc::new(service);
     run_with_streaming_response_concurrent(routes(service).map_request(without_stage)).await
 }
 

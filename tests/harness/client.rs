@@ -51,10 +51,15 @@ impl Client {
     /// # Panics
     /// If nobody answers.
     pub async fn begin(&self, model: &str, prompt: &str) -> Arriving {
-        let body = json!({
-            "model": model, "temperature": 0, "stream": true,
-            "messages": [{"role": "user", "content": prompt}],
-        });
+        let messages = json!([{"role": "user", "content": prompt}]);
+        self.begin_with(&json!({"model": model, "temperature": 0, "stream": true, "messages": messages})).await
+    }
+
+    /// Sends a body that asks for a stream; returns when the answer begins to arrive.
+    ///
+    /// # Panics
+    /// If nobody answers.
+    pub async fn begin_with(&self, body: &Value) -> Arriving {
         let request = self.http.post(format!("{}/v1/chat/completions", self.url)).bearer_auth(&self.key);
         let response = request.body(body.to_string()).send().await.unwrap();
         let reply = Reply { status: response.status().as_u16(), headers: headers(&response), body: String::new() };

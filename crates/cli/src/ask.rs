@@ -14,6 +14,7 @@ use crate::embedded::{Data, Embedded, Plan};
 use crate::error::CliError;
 use crate::paths;
 use crate::ready::{self, Ready};
+use crate::upstream::UpstreamArgs;
 
 /// How long a running server may take to say that it runs.
 const HEALTH: Duration = Duration::from_secs(2);
@@ -31,7 +32,8 @@ pub(crate) async fn run(args: Ask) -> Result<(), CliError> {
     {
         return ask(&args, &server).await;
     }
-    let plan = Plan { engine: args.engine.clone(), workers: 1, port: 0, data: Data::Memory };
+    let upstream = UpstreamArgs::default();
+    let plan = Plan { engine: args.engine.clone(), upstream, workers: 1, port: 0, data: Data::Memory };
     let embedded = Embedded::start(plan, crate::progress).await?;
     let result = ask(&args, &embedded.ready).await;
     embedded.stop().await;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use penstock_gpu_worker::engine::device::Device;
 
+use crate::upstream::UpstreamArgs;
+
 /// An inference service that queues instead of refusing: OpenAI-style HTTP in front, durable queues in the middle,
 /// continuous batching on ONNX Runtime behind.
 #[derive(Debug, Parser)]
@@ -56,6 +58,8 @@ pub(crate) struct EngineArgs {
 pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+    #[command(flatten)]
+    pub(crate) upstream: UpstreamArgs,
     /// Workers for each model; 0 starts the front door alone.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=64))]
     pub(crate) workers: u32,

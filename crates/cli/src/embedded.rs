@@ -13,12 +13,18 @@ use axum::serve::ListenerExt;
 use penstock_gpu_worker::engine::metrics::Metrics;
 use penstock_gpu_worker::engine::{EngineConfig, OnnxEngine};
 use penstock_policy::classes::Class;
+use penstock_policy::degrade::{Order, SLOT};
 use penstock_policy::gcra::Limit;
 use penstock_policy::id::TenantId;
+use penstock_policy::tenant::FallbackConsent;
+use penstock_policy::time::Timestamp;
 use penstock_service::config::Timing;
-use penstock_service::ports::{Clock, Control, Engine, EngineInfo, Entropy, Pool, PortError, Tenant, TenantLimits};
+use penstock_service::ports::{
+    Clock, Control, Engine, EngineInfo, Entropy, Fallback, Pool, PortError, Tenant, TenantLimits,
+};
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
-use penstock_service::{ApiKey, Ports, Service};
+use penstock_service::upstreams::Outside;
+use penstock_service::{ApiKey, Ports, Service, guarded};
 use penstock_sqlite::{DiskBlobs, Durability, Sqlite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -29,6 +35,7 @@ use crate::model::{self, Model};
 use crate::onnx_runtime;
 use crate::ready::{Ready, private_file};
 use crate::staff::{Candidate, Staff};
+use crate::upstream::UpstreamArgs;
 
 /// The tenant that `penstock up` sets up for its user.
 const LOCAL_TENANT: &str = "local";
@@ -58,6 +65,7 @@ pub(crate) enum Data {
 /// What to start.
 pub(crate) struct Plan {
     pub(crate) engine: EngineArgs,
+    pub(crate) upstream: UpstreamArgs,
     pub(crate) workers: u32,
     pub(crate) port: u16,
     pub(crate) data: Data,
@@ -71,6 +79,7 @@ pub(crate) struct Embedded {
     workers: Staff,
     stop_listening: tokio::sync::oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
+    breakers: JoinHandle<()>,
     sqlite: Sqlite,
     blobs: DiskBlobs,
     /// Keeps blobs of a system in memory until it has stopped.
@@ -107,8 +116,10 @@ impl Embedded {
             let loading = tokio::task::spawn_blocking(move || load(&arguments, workers, &models, &metrics, progress));
             loading.await.map_err(|_| CliError::Died)??
         };
-        set_up_pools(&sqlite, &models, &engines).await?;
-        let key = set_up_tenant(&sqlite, &folder).await?;
+        let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
+        let outsides = plan.upstream.outsides(&names)?;
+        set_up_pools(&sqlite, &models, &engines, &outsides).await?;
+        let key = set_up_tenant(&sqlite, &folder, !outsides.is_empty()).await?;
         let blobs = DiskBlobs::new(&folder.join(BLOBS));
         let ports = sqlite.ports(blobs.clone(), Arc::new(TaskSpawner), Arc::new(OsEntropy));
         let timing = Timing { stream_flush: Duration::from_millis(20), ..Timing::default() };
@@ -116,7 +127,16 @@ impl Embedded {
         let service = |ports: &Ports| Arc::new(Service::new(ports.clone(), timing, secret.as_bytes()));
         let (stop_listening, stopped) = tokio::sync::oneshot::channel::<()>();
         let address = listener.local_addr().map_err(|source| CliError::Listen { port: plan.port, source })?;
-        let router = penstock_service::router(service(&ports)).merge(metrics_route(metrics));
+        let gateway_alone = engines.is_empty() && !outsides.is_empty();
+        let front = Service::new(guarded(ports.clone()), timing, secret.as_bytes()).with_upstreams(outsides);
+        let front = Arc::new(front);
+        let always = gateway_alone.then_some((Order::Fallbacks, Timestamp::MAX));
+        for model in &models {
+            // An order lasts no longer than the process it was given to.
+            front.order(&model.pool, always).await?;
+        }
+        let breakers = tokio::spawn(watch_pools(Arc::clone(&front)));
+        let router = penstock_service::router(front).merge(metrics_route(metrics));
         // Answers go out as they are written: a stream's words must not wait for the next ones.
         let listener = listener.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {
@@ -144,6 +164,7 @@ impl Embedded {
             workers,
             stop_listening,
             server,
+            breakers,
             sqlite,
             blobs,
             _scratch: scratch,
@@ -164,6 +185,7 @@ impl Embedded {
     /// Stops: takes no more, lets running answers finish for a while, gives the rest back to the queue.
     pub(crate) async fn stop(self) {
         let _ = self.stop_listening.send(());
+        self.breakers.abort();
         self.workers.stop(DRAIN).await;
         let server = self.server.abort_handle();
         if tokio::time::timeout(HANG_UP, self.server).await.is_err() {
@@ -232,16 +254,26 @@ fn metrics_route(metrics: Metrics) -> Router {
 }
 
 /// Writes the pools down, with what the engines measured; a front door without workers takes a cautious guess.
-async fn set_up_pools(sqlite: &Sqlite, models: &[Model], engines: &[Candidate]) -> Result<(), PortError> {
+async fn set_up_pools(
+    sqlite: &Sqlite,
+    models: &[Model],
+    engines: &[Candidate],
+    outsides: &[Outside],
+) -> Result<(), PortError> {
     let known = sqlite.pools().await?;
+    let upstreams = || outsides.iter().map(|outside| Fallback::Upstream(outside.config.name.to_string()));
     for model in models {
         let engine = engines.iter().find(|of| of.model.pool == model.pool).map(|of| of.engine.info());
         let before = known.iter().find(|pool| pool.id == model.pool);
         let context_length = engine.map(|info| info.context_length).or(before.map(|pool| pool.context_length));
         let tokens_per_byte = engine.map(|info| info.tokens_per_byte).or(before.map(|pool| pool.tokens_per_byte));
         let context_length = context_length.unwrap_or(4096);
+        // The command line says which upstreams there are; other fallbacks are the pool's own.
+        let own = before.into_iter().flat_map(|pool| &pool.fallbacks);
+        let own = own.filter(|fallback| !matches!(fallback, Fallback::Upstream(_))).cloned();
         sqlite
             .put_pool(&Pool {
+                fallbacks: own.chain(upstreams()).collect(),
                 model: model.name.clone(),
                 context_length,
                 tokens_per_byte: tokens_per_byte.unwrap_or(1.0),
@@ -256,17 +288,31 @@ async fn set_up_pools(sqlite: &Sqlite, models: &[Model], engines: &[Candidate]) 
 }
 
 /// Makes the local tenant and its key at the first start; finds the key again later.
-async fn set_up_tenant(sqlite: &Sqlite, folder: &Path) -> Result<String, CliError> {
+/// Whoever names an upstream on the command line consents to it.
+async fn set_up_tenant(sqlite: &Sqlite, folder: &Path, upstream: bool) -> Result<String, CliError> {
     let tenant = local_tenant()?;
     let path = folder.join("api-key");
     let known = std::fs::read_to_string(&path).ok().and_then(|text| ApiKey::parse(text.trim()));
     let key = known.unwrap_or_else(|| ApiKey::generate(|| OsEntropy.draw()));
     private_file(&path, &format!("{}\n", key.expose()))?;
     sqlite.put_key(&key.record(tenant.id.clone())).await?;
-    if sqlite.tenant(&tenant.id).await?.is_none() {
-        sqlite.put_tenant(&tenant).await?;
+    let known = sqlite.tenant(&tenant.id).await?;
+    if known.as_ref().is_none_or(|known| known.fallback.upstream != upstream) {
+        let tenant = known.unwrap_or(tenant);
+        let fallback = FallbackConsent { upstream, ..tenant.fallback };
+        sqlite.put_tenant(&Tenant { fallback, ..tenant }).await?;
     }
     Ok(key.expose())
+}
+
+/// Evaluates now and then how the pools stand, for ever.
+async fn watch_pools(front: Arc<Service>) {
+    loop {
+        tokio::time::sleep(SLOT).await;
+        if let Err(error) = front.evaluate_breakers(SystemClock.now()).await {
+            tracing::warn!(%error, "cannot evaluate how the pools stand");
+        }
+    }
 }
 
 /// The tenant of the machine's own user.

@@ -11,6 +11,7 @@ mod paths;
 mod ready;
 mod staff;
 mod up;
+mod upstream;
 
 use std::process::ExitCode;
 

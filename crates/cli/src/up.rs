@@ -27,7 +27,7 @@ pub(crate) async fn run(args: Up) -> Result<(), CliError> {
         Some(path) => Data::Folder { path: path.clone(), durability },
         None => Data::Memory,
     };
-    let plan = Plan { engine: args.engine, workers: args.workers, port: args.port, data };
+    let plan = Plan { engine: args.engine, upstream: args.upstream, workers: args.workers, port: args.port, data };
     let starting = Embedded::start(plan, crate::progress);
     let embedded = tokio::select! {
         biased;

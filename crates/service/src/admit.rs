@@ -47,6 +47,8 @@ pub(crate) enum How {
     Joined,
     /// The result of a job that has ended.
     Served,
+    /// An answer from outside the pools, with no job behind it.
+    Elsewhere,
 }
 
 impl Service {
@@ -59,15 +61,14 @@ impl Service {
     }
 
     async fn capacity(&self, pool: &PoolId, now: Timestamp) -> Result<Capacity, ApiError> {
-        if let Some(tokens_per_second) = self.caches.capacity.get(pool, now) {
-            return Ok(Capacity { tokens_per_second });
-        }
-        let workers = self.ports.control.workers(pool, now.before(admission::WORKER_SILENCE)).await?;
-        let live = workers.iter().filter(|worker| !worker.draining).map(|worker| worker.tokens_per_second);
-        let capacity = Capacity::of(live, ASSUMED_RATE);
-        let good_for = self.timing.capacity_cache;
-        self.caches.capacity.put(pool.clone(), capacity.tokens_per_second, now, good_for);
-        Ok(capacity)
+        let read = async {
+            let workers = self.ports.control.workers(pool, now.before(admission::WORKER_SILENCE)).await?;
+            let live = workers.iter().filter(|worker| !worker.draining).map(|worker| worker.tokens_per_second);
+            Ok(Capacity::of(live, ASSUMED_RATE).tokens_per_second)
+        };
+        let good_for = |_: &f64| self.timing.capacity_cache;
+        let tokens_per_second = self.caches.capacity.fetch(pool, now, good_for, read).await?;
+        Ok(Capacity { tokens_per_second })
     }
 
     /// Accepts a job, if every limit has room for it.
@@ -124,7 +125,7 @@ impl Service {
 }
 
 /// One request and `tokens` tokens of a tenant's limits.
-fn tenant_take(tenant: &Tenant, tokens: u64) -> Take {
+pub(crate) fn tenant_take(tenant: &Tenant, tokens: u64) -> Take {
     Take {
         key: BucketKey::Tenant { tenant: tenant.id.clone(), shard: 0 },
         parts: vec![
@@ -134,7 +135,14 @@ fn tenant_take(tenant: &Tenant, tokens: u64) -> Take {
     }
 }
 
-fn refusal_of_tenant(tenant: &Tenant, part: usize, tokens: u64, until: Option<Timestamp>, now: Timestamp) -> ApiError {
+/// What a tenant is told that has reached a part of its limits.
+pub(crate) fn refusal_of_tenant(
+    tenant: &Tenant,
+    part: usize,
+    tokens: u64,
+    until: Option<Timestamp>,
+    now: Timestamp,
+) -> ApiError {
     let come_back = admission::come_back(until, now);
     match part {
         0 => ApiError::rate_limited("requests", tenant.limits.requests.burst(), 1, come_back),

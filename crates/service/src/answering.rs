@@ -18,8 +18,9 @@ use crate::Service;
 use crate::admit::Admission;
 use crate::config::Timing;
 use crate::error::ApiError;
+use crate::fallback::Source;
 use crate::ports::{Answer, Chunk};
-use crate::relay::{End, Progress, Relay};
+use crate::relay::{End, Progress};
 use crate::rendering::{CallNames, completion, deltas, logprobs, usage};
 
 /// A value as a JSON answer.
@@ -34,7 +35,7 @@ pub(crate) type Write = Box<dyn Fn(Vec<Chunk>, Answer) -> BoxFuture<'static, Res
 /// Waits in silence, so that a failure still has its own status; after a long while commits to 200 and sends a blank
 /// line now and then, which JSON readers skip. A failure after that resets the connection; the client's own retry of a
 /// deterministic or keyed request finds the job or its result.
-pub(crate) async fn whole(service: Arc<Service>, mut relay: Relay, write: Write) -> Result<Response, ApiError> {
+pub(crate) async fn whole(service: Arc<Service>, mut relay: Source, write: Write) -> Result<Response, ApiError> {
     const JSON: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/json")];
     let after =
         |wait: fn(&Timing) -> Duration, service: &Service| service.ports().clock.now().after(wait(service.timing()));
@@ -68,7 +69,7 @@ pub(crate) struct Answering {
 
 impl Answering {
     /// The answer as one JSON object.
-    pub(crate) async fn whole(self, relay: Relay) -> Result<Response, ApiError> {
+    pub(crate) async fn whole(self, relay: Source) -> Result<Response, ApiError> {
         let service = Arc::clone(&self.service);
         let write = move |said: Vec<Chunk>, answer: Answer| {
             let body = serde_json::to_string(&self.completion(&said, &answer));
@@ -78,7 +79,7 @@ impl Answering {
     }
 
     /// Holds the status back until there are words, an end, or the hold is over; then streams.
-    pub(crate) async fn streamed(self, mut relay: Relay) -> Result<Response, ApiError> {
+    pub(crate) async fn streamed(self, mut relay: Source) -> Result<Response, ApiError> {
         let until = self.now().after(self.service.timing().status_hold);
         let first = relay.progress(until).await;
         if let Progress::Ended(End::Failed(error)) = first {
@@ -129,7 +130,7 @@ impl Answering {
 /// A stream under way.
 struct Streaming {
     answering: Answering,
-    relay: Relay,
+    relay: Source,
     /// What was seen already while the status was held back.
     next: Option<Progress>,
     opened: bool,

@@ -96,22 +96,14 @@ impl Service {
     }
 
     async fn key_record(&self, id: &KeyId, now: Timestamp) -> Result<Option<KeyRecord>, ApiError> {
-        if let Some(known) = self.caches.keys.get(id, now) {
-            return Ok(known);
-        }
-        let found = self.ports.control.key(id).await?;
-        let good_for = if found.is_some() { self.timing.record_cache } else { UNKNOWN_CACHE };
-        self.caches.keys.put(id.clone(), found.clone(), now, good_for);
-        Ok(found)
+        let good_for =
+            |found: &Option<KeyRecord>| if found.is_some() { self.timing.record_cache } else { UNKNOWN_CACHE };
+        Ok(self.caches.keys.fetch(id, now, good_for, self.ports.control.key(id)).await?)
     }
 
     async fn tenant(&self, id: &TenantId, now: Timestamp) -> Result<Option<Tenant>, ApiError> {
-        if let Some(known) = self.caches.tenants.get(id, now) {
-            return Ok(known);
-        }
-        let found = self.ports.control.tenant(id).await?;
-        self.caches.tenants.put(id.clone(), found.clone(), now, self.timing.record_cache);
-        Ok(found)
+        let good_for = |_: &Option<Tenant>| self.timing.record_cache;
+        Ok(self.caches.tenants.fetch(id, now, good_for, self.ports.control.tenant(id)).await?)
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::upstreams::UpstreamConfig;
+
 /// How long things take and wait. The defaults suit production; drills shorten them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -69,6 +71,8 @@ pub struct Config {
     pub payload_bucket: String,
     /// The secret that blinds marker keys; only the front door needs it.
     pub marker_secret: Option<String>,
+    /// The upstreams to fall back to.
+    pub upstreams: Vec<UpstreamConfig>,
     /// Where AWS is, if not where the SDK would look: an emulator.
     pub endpoint: Option<String>,
     /// How long things take.
@@ -87,7 +91,7 @@ pub struct Variable {
 }
 
 /// Every variable that [`Config::from_lookup`] reads.
-pub const VARIABLES: [Variable; 13] = [
+pub const VARIABLES: [Variable; 14] = [
     Variable { name: "PENSTOCK_STAGE", required: true, help: "the stage; first part of the queues' names" },
     Variable { name: "PENSTOCK_ADM_TABLE", required: true, help: "the table of token buckets" },
     Variable { name: "PENSTOCK_JOB_TABLE", required: true, help: "the table of jobs and chunks" },
@@ -98,6 +102,11 @@ pub const VARIABLES: [Variable; 13] = [
         name: "PENSTOCK_MARKER_SECRET",
         required: false,
         help: "any text; blinds the keys of known requests; the functions cannot do without it",
+    },
+    Variable {
+        name: "PENSTOCK_UPSTREAMS",
+        required: false,
+        help: "JSON list of upstreams to fall back to; see the README",
     },
     Variable { name: "PENSTOCK_AWS_ENDPOINT", required: false, help: "URL of an AWS emulator" },
     Variable { name: "PENSTOCK_LEASE_MS", required: false, help: "how long a claim holds (45000)" },
@@ -153,6 +162,11 @@ impl Config {
             record_cache: millis("PENSTOCK_RECORD_CACHE_MS", standard.record_cache),
             ..standard
         };
+        let upstreams = found.get("PENSTOCK_UPSTREAMS").map(|text| UpstreamConfig::list(text, &lookup)).transpose();
+        let upstreams = upstreams.unwrap_or_else(|error| {
+            problems.push(format!("PENSTOCK_UPSTREAMS: {error}"));
+            None
+        });
         if timing.visibility <= timing.lease {
             problems.push("PENSTOCK_VISIBILITY_MS must be longer than PENSTOCK_LEASE_MS".to_owned());
         }
@@ -168,6 +182,7 @@ impl Config {
             ctl_table: text("PENSTOCK_CTL_TABLE"),
             payload_bucket: text("PENSTOCK_PAYLOAD_BUCKET"),
             marker_secret: found.remove("PENSTOCK_MARKER_SECRET"),
+            upstreams: upstreams.unwrap_or_default(),
             endpoint: found.remove("PENSTOCK_AWS_ENDPOINT"),
             timing,
         })
@@ -193,6 +208,21 @@ mod tests {
     fn everything_missing_or_malformed_is_said_at_once() {
         let error = Config::from_lookup(|name| (name == "PENSTOCK_LEASE_MS").then(|| "soon".to_owned())).unwrap_err();
         assert_eq!(error.problems.len(), VARIABLES.iter().filter(|v| v.required).count() + 1);
+    }
+
+    #[test]
+    fn upstreams_are_read_with_keys_from_their_variables() {
+        let text = r#"[{"name": "u", "url": "https://a.example/v1", "key_variable": "U_KEY", "usd_per_day": "1",
+            "input_usd_per_million_tokens": "0", "output_usd_per_million_tokens": "0"}]"#;
+        let lookup = |upstreams: &str, name: &str| match name {
+            "PENSTOCK_UPSTREAMS" => Some(upstreams.to_owned()),
+            "U_KEY" => Some("k".to_owned()),
+            _ => complete(name),
+        };
+        let config = Config::from_lookup(|name| lookup(text, name)).unwrap();
+        assert_eq!(config.upstreams[0].key.as_ref().map(|key| key.expose()), Some("k"));
+        let error = Config::from_lookup(|name| lookup("[{}]", name)).unwrap_err();
+        assert!(error.problems[0].starts_with("PENSTOCK_UPSTREAMS"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{Either, join_all, select};
 use penstock_policy::classes::{Class, startable};
+use penstock_policy::degrade;
 use penstock_policy::retry::full_jitter;
 use tokio::sync::Notify;
 
@@ -122,7 +123,7 @@ impl Consumer {
                 self.drain();
                 break;
             }
-            let startable = self.startable(class);
+            let startable = if self.is_paused(class).await { 0 } else { self.startable(class) };
             if startable == 0 {
                 self.wait_for_change().await;
                 continue;
@@ -149,6 +150,17 @@ impl Consumer {
                 Either::Right(_) => {}
             }
         }
+    }
+
+    /// Whether the pool stands so badly that work of this class stays in its queue.
+    async fn is_paused(&self, class: Class) -> bool {
+        // Urgent work never pauses, and so never waits for the board.
+        if class <= Class::P1 {
+            return false;
+        }
+        let service = &self.place.service;
+        let now = service.ports().clock.now();
+        degrade::pauses(service.standing(&self.place.pool, now).await.tier(now), class)
     }
 
     async fn drained(&self) {

@@ -5,9 +5,13 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use penstock_policy::admission::ComeBack;
+use penstock_policy::degrade::Tier;
 use penstock_wire::error::{BadRequest, ErrorBody};
 
 use crate::ports::{ErrorVerdict, PortError};
+
+/// An order that holds for longer names no moment to come back.
+const NO_MOMENT: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// What a client is told instead of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +120,37 @@ impl ApiError {
         Self { retry_after: Some(Duration::from_secs(2)), ..error }
     }
 
+    /// 503 about a pool that is closed for now.
+    pub(crate) fn degraded(tier: Tier, come_back: ComeBack) -> Self {
+        let wait = match come_back {
+            ComeBack::After(wait) | ComeBack::Later(wait) => format!("come back in {}", seconds(wait)),
+            ComeBack::Never => "come back later".to_owned(),
+        };
+        let message = match tier {
+            Tier::Manual if matches!(come_back, ComeBack::Later(wait) if wait > NO_MOMENT) => {
+                "the model is closed by its operator".to_owned()
+            }
+            Tier::Manual => format!("the model is closed by its operator; {wait}"),
+            Tier::Normal | Tier::Switch | Tier::Cached => {
+                format!("the model takes no work of this class while it recovers; {wait}")
+            }
+            Tier::Open => format!("the model fails too often to take work; {wait}"),
+        };
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable_error", "server_is_overloaded", None, message)
+            .told(come_back)
+    }
+
+    /// 502 about an upstream's answer that broke off.
+    pub(crate) fn upstream_failed() -> Self {
+        let message = "the answer broke off at the server that made it; ask again";
+        Self::new(StatusCode::BAD_GATEWAY, "server_error", "upstream_failed", None, message)
+    }
+
+    /// Whether the pool has no room, so that somebody else may answer.
+    pub(crate) fn is_overload(&self) -> bool {
+        self.body.error.code.as_deref() == Some("server_is_overloaded")
+    }
+
     /// 500 about a fault of ours.
     pub(crate) fn internal() -> Self {
         let message = "a fault on our side; it is in the log under this request's id";
@@ -160,8 +195,18 @@ impl From<PortError> for ApiError {
     /// The one place where a store's failure becomes an answer; it is logged here and nowhere else.
     fn from(error: PortError) -> Self {
         if error.is_passing() {
-            tracing::warn!(%error, "store unavailable");
-            Self::store_unavailable()
+            let refused = Self::store_unavailable();
+            match error {
+                // Said once by the breaker, not once a request; and it knows when it asks again.
+                PortError::CircuitOpen { wait, .. } => {
+                    return Self { retry_after: refused.retry_after.max(Some(wait)), ..refused };
+                }
+                PortError::Throttled { .. }
+                | PortError::Unavailable { .. }
+                | PortError::Corrupt { .. }
+                | PortError::Refused { .. } => tracing::warn!(%error, "store unavailable"),
+            }
+            refused
         } else {
             tracing::error!(%error, "store refuses");
             Self::internal()

@@ -18,7 +18,7 @@ use crate::Service;
 use crate::answering::{Answering, json};
 use crate::asked::Asked;
 use crate::error::ApiError;
-use crate::relay::Relay;
+use crate::fallback::Obtained;
 use crate::told::told;
 use crate::usage::Days;
 use crate::wanted::Wanted;
@@ -130,12 +130,12 @@ async fn chat(State(service): App, headers: HeaderMap, body: Body) -> Result<Res
     let body = read(body).await?;
     let request = ChatRequest::parse(&body)?;
     let asked = Asked::read(&headers)?;
-    let admission = service.obtain(&tenant, Wanted::Chat(&request), &asked, now).await?;
-    let told = told(&admission, &tenant, now);
-    let relay = Relay::new(Arc::clone(&service), admission.job);
+    let Obtained { admission, source, made } = service.answer(&tenant, Wanted::Chat(&request), &asked, now).await?;
+    let mut told = told(&admission, &tenant, now);
+    made.tell(&mut told);
     let answer =
         Answering { service, admission, model: request.model, choices: request.n, usage: request.include_usage };
-    let mut response = if request.stream { answer.streamed(relay).await? } else { answer.whole(relay).await? };
+    let mut response = if request.stream { answer.streamed(source).await? } else { answer.whole(source).await? };
     response.headers_mut().extend(told);
     Ok(response)
 }

@@ -16,22 +16,29 @@ mod canonical;
 pub mod chunk;
 pub mod config;
 mod consume;
+mod control;
 pub mod control_record;
 mod draft;
 mod error;
 mod explain;
+mod fallback;
 mod fetch;
+mod guard;
+mod guarded;
+mod health;
 mod http;
 #[cfg(feature = "upstream")]
 pub mod http_upstream;
 pub mod message;
 mod obtain;
+mod outside;
 pub mod ports;
 pub mod record;
 mod relay;
 mod rendering;
 mod settle;
 mod single_flight;
+mod standing;
 pub mod story;
 #[cfg(feature = "system")]
 pub mod system;
@@ -42,22 +49,30 @@ mod voices;
 mod wanted;
 mod work;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
-use penstock_policy::id::{KeyId, Nonce, PoolId, TenantId};
+use penstock_policy::degrade::Standing;
+use penstock_policy::id::{KeyId, Nonce, PoolId, TenantId, UpstreamId};
 use penstock_policy::time::Timestamp;
 
 use cached::Cached;
 use config::Timing;
+use control::breaker::Slots;
+use health::Health;
+use outside::Door;
 use ports::{
     Blobs, Board, Clock, Control, Entropy, Jobs, KeyRecord, Limits, Markers, Pool, PortResult, Queue, Spawner, Tally,
     Tenant,
 };
+use upstreams::Outside;
 use usage::Arrears;
 
 pub use auth::ApiKey;
 pub use consume::Consumer;
+pub use control::TierChange;
 pub use error::ApiError;
+pub use guarded::guarded;
 pub use http::{front_router, jobs_router, router};
 pub use work::Workplace;
 
@@ -85,6 +100,9 @@ pub struct Service {
     marker_secret: Vec<u8>,
     caches: Caches,
     arrears: Arrears,
+    health: Health,
+    /// The upstreams that may be asked, by name.
+    doors: BTreeMap<UpstreamId, Arc<Door>>,
 }
 
 struct Caches {
@@ -92,6 +110,9 @@ struct Caches {
     tenants: Cached<TenantId, Option<Tenant>>,
     pools: Cached<(), Arc<[Pool]>>,
     capacity: Cached<PoolId, f64>,
+    staffed: Cached<PoolId, bool>,
+    standings: Cached<PoolId, Standing>,
+    slots: Mutex<Slots>,
 }
 
 impl Service {
@@ -99,9 +120,32 @@ impl Service {
     /// handlers of a deployment.
     #[must_use]
     pub fn new(ports: Ports, timing: Timing, marker_secret: &[u8]) -> Self {
-        let caches =
-            Caches { keys: Cached::new(), tenants: Cached::new(), pools: Cached::new(), capacity: Cached::new() };
-        Self { ports, timing, marker_secret: marker_secret.to_vec(), caches, arrears: Arrears::default() }
+        let caches = Caches {
+            keys: Cached::new(),
+            tenants: Cached::new(),
+            pools: Cached::new(),
+            capacity: Cached::new(),
+            staffed: Cached::new(),
+            standings: Cached::new(),
+            slots: Mutex::default(),
+        };
+        let health = Health::new(ports.clone());
+        Self {
+            ports,
+            timing,
+            marker_secret: marker_secret.to_vec(),
+            caches,
+            arrears: Arrears::default(),
+            health,
+            doors: BTreeMap::new(),
+        }
+    }
+
+    /// The same, with upstreams to fall back to.
+    #[must_use]
+    pub fn with_upstreams(self, upstreams: impl IntoIterator<Item = Outside>) -> Self {
+        let door = |outside: Outside| (outside.config.name.clone(), Arc::new(Door::new(outside)));
+        Self { doors: upstreams.into_iter().map(door).collect(), ..self }
     }
 
     /// The ports, for compositions that set records up.
@@ -126,13 +170,11 @@ impl Service {
     }
 
     async fn pools(&self, now: Timestamp) -> PortResult<Arc<[Pool]>> {
-        if let Some(known) = self.caches.pools.get(&(), now) {
-            return Ok(known);
-        }
-        let pools: Arc<[Pool]> = self.ports.control.pools().await?.into();
         // An empty list is a deployment being set up: look again soon.
-        let good_for = if pools.is_empty() { self.timing.capacity_cache } else { self.timing.record_cache };
-        self.caches.pools.put((), Arc::clone(&pools), now, good_for);
-        Ok(pools)
+        let good_for = |pools: &Arc<[Pool]>| {
+            if pools.is_empty() { self.timing.capacity_cache } else { self.timing.record_cache }
+        };
+        let read = async { Ok(self.ports.control.pools().await?.into()) };
+        self.caches.pools.fetch(&(), now, good_for, read).await
     }
 }

@@ -6,45 +6,28 @@
 use penstock_policy::time::Timestamp;
 
 use crate::Service;
-use crate::admit::{Admission, How, Outcome};
+use crate::admit::{Admission, Outcome};
 use crate::asked::Asked;
 use crate::canonical::{KeyOf, fingerprint, marker_key};
 use crate::error::ApiError;
-use crate::ports::Tenant;
+use crate::ports::{Pool, Tenant};
 use crate::wanted::Wanted;
 
 impl Service {
-    /// Finds what answers a request of `tenant`.
+    /// Finds what answers a request of `tenant` in `pool`.
     ///
     /// # Errors
-    /// What the client is told: an unknown model, a maximum beyond the context, a reused idempotency key, a limit, an
-    /// overloaded pool, a store that does not answer.
-    pub(crate) async fn obtain(
+    /// What the client is told: a maximum beyond the context, a reused idempotency key, a limit, an overloaded pool, a
+    /// store that does not answer.
+    pub(crate) async fn obtain_in(
         &self,
         tenant: &Tenant,
         wanted: Wanted<'_>,
+        pool: &Pool,
         asked: &Asked,
         now: Timestamp,
     ) -> Result<Admission, ApiError> {
-        let obtained = self.find_or_run(tenant, wanted, asked, now).await;
-        match &obtained {
-            Ok(admission) if admission.how == How::Fresh => {}
-            Ok(_) => self.count_hit(&tenant.id, now),
-            Err(error) if error.is_refusal() => self.count_refusal(&tenant.id, now),
-            Err(_) => {}
-        }
-        obtained
-    }
-
-    async fn find_or_run(
-        &self,
-        tenant: &Tenant,
-        wanted: Wanted<'_>,
-        asked: &Asked,
-        now: Timestamp,
-    ) -> Result<Admission, ApiError> {
-        let pools = self.pools(now).await?;
-        let pool = wanted.pool(&pools)?;
+        wanted.fits(pool)?;
         let canonical = wanted.canonical(pool.id.as_str());
         let fingerprint = fingerprint(&canonical);
         let key = match &asked.idempotency_key {

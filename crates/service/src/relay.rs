@@ -15,6 +15,7 @@ use penstock_policy::time::Timestamp;
 
 use crate::Service;
 use crate::error::ApiError;
+use crate::health::Seen;
 use crate::ports::{Answer, Chunk, JobRecord, PortError, PortResult, Stepped, Watch};
 
 /// How a job ended, as its client is told.
@@ -237,6 +238,9 @@ impl Service {
         if due && !record.head.state.is_terminal() {
             let expire = Stepped::from(Step::Expire);
             if self.ports.jobs.step(job, &expire, self.nonce(), now).await?.is_ok() {
+                if let Some(spec) = &record.spec {
+                    self.health.count(&spec.pool, Seen::TimedOut);
+                }
                 self.settle(job).await?;
             }
         }

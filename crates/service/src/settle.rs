@@ -83,7 +83,8 @@ fn differences(spec: &JobSpec, record: &JobRecord) -> Vec<Reservation> {
     spec.reservations.iter().map(of).collect()
 }
 
-fn unused(cost_ns: i64, estimated: u64, used: u64) -> i64 {
+/// What of a cost for `estimated` units is left when `used` of them were used; negative if more were.
+pub(crate) fn unused(cost_ns: i64, estimated: u64, used: u64) -> i64 {
     let (Ok(estimated), Ok(used)) = (i64::try_from(estimated.max(1)), i64::try_from(used)) else { return 0 };
     let period_ns = cost_ns / estimated;
     cost_ns.saturating_sub(period_ns.saturating_mul(used))

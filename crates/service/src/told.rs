@@ -21,6 +21,7 @@ pub(crate) fn told(admission: &Admission, tenant: &Tenant, now: Timestamp) -> He
         How::Fresh => ("fresh", true),
         How::Joined => ("fresh", false),
         How::Served => ("l2", false),
+        How::Elsewhere => ("fallback", false),
     };
     tell("x-penstock-served-by", served_by.to_owned());
     if own {

@@ -62,7 +62,7 @@ pub struct UpstreamConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUpstream {
     /// The text is no list of upstreams.
-    #[error("the upstreams are not a JSON list as the handbook describes it: {0}")]
+    #[error("the upstreams are not a JSON list as the README describes it: {0}")]
     Malformed(String),
     /// One of them is wrong.
     #[error("upstream '{name}': {problem}")]
@@ -83,8 +83,8 @@ struct Raw {
     key_variable: Option<String>,
     #[serde(default)]
     models: BTreeMap<String, String>,
-    input_usd_per_million_tokens: Option<String>,
-    output_usd_per_million_tokens: Option<String>,
+    input_usd_per_million_tokens: String,
+    output_usd_per_million_tokens: String,
     usd_per_day: String,
     usd_per_minute: Option<String>,
     reach: Option<String>,
@@ -119,13 +119,13 @@ impl UpstreamConfig {
         let price = Price {
             input_usd_micros_per_million_tokens: money(
                 "input_usd_per_million_tokens",
-                raw.input_usd_per_million_tokens.as_deref(),
+                Some(&raw.input_usd_per_million_tokens),
             )?
             .unwrap_or_default()
             .0,
             output_usd_micros_per_million_tokens: money(
                 "output_usd_per_million_tokens",
-                raw.output_usd_per_million_tokens.as_deref(),
+                Some(&raw.output_usd_per_million_tokens),
             )?
             .unwrap_or_default()
             .0,
@@ -208,7 +208,8 @@ mod tests {
     use super::*;
 
     fn read(more: Value) -> Result<UpstreamConfig, InvalidUpstream> {
-        let mut one = json!({"name": "other", "url": "https://api.example.com/v1/", "usd_per_day": "12"});
+        let mut one = json!({"name": "other", "url": "https://api.example.com/v1/", "usd_per_day": "12",
+            "input_usd_per_million_tokens": "0", "output_usd_per_million_tokens": "0.6"});
         one.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let lookup = |name: &str| (name == "KEY").then(|| "sk-secret".to_owned());
         UpstreamConfig::list(&json!([one]).to_string(), lookup).map(|mut list| list.remove(0))

@@ -20,7 +20,7 @@ use penstock_wire::usage::{UsageOfDay, UsageReport, Used};
 use crate::Service;
 use crate::draft::date;
 use crate::error::ApiError;
-use crate::ports::{Addition, Counts, JobRecord, JobSpec, PortResult, TallyKey};
+use crate::ports::{Addition, Answer, Counts, JobRecord, JobSpec, PortResult, TallyKey};
 
 /// How long a day's usage is kept.
 const KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
@@ -51,6 +51,17 @@ pub(crate) struct Charge {
 }
 
 impl Charge {
+    /// The charge for an answer that no job stands behind.
+    pub(crate) fn outside(answer: &Answer, cost: UsdMicros) -> Self {
+        let of = u64::from;
+        Self {
+            input: of(answer.prompt_tokens),
+            cached: of(answer.cached_tokens),
+            output: of(answer.completion_tokens),
+            cost,
+        }
+    }
+
     /// What is added to the tally of the day on which the job ended.
     pub(crate) fn addition(&self, tenant: &TenantId, ended: Timestamp) -> Addition {
         let counts = [

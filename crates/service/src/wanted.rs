@@ -13,7 +13,41 @@ pub(crate) enum Wanted<'r> {
     Chat(&'r ChatRequest),
 }
 
-impl Wanted<'_> {
+/// A client's request with a shorter answer than it asked for.
+pub(crate) enum Shorter {
+    /// An answer to a conversation.
+    Chat(Box<ChatRequest>),
+}
+
+impl Shorter {
+    /// It, as a request.
+    pub(crate) fn wanted(&self) -> Wanted<'_> {
+        match self {
+            Self::Chat(request) => Wanted::Chat(request),
+        }
+    }
+}
+
+impl<'r> Wanted<'r> {
+    /// The same with an answer of at most `most` tokens; `None` if it asks for no more.
+    pub(crate) fn capped(&self, most: u32) -> Option<Shorter> {
+        let most = most.max(1);
+        match self {
+            Self::Chat(request) if request.max_tokens.is_some_and(|max| max <= most) => None,
+            Self::Chat(request) => {
+                let max_tokens = Some(most);
+                Some(Shorter::Chat(Box::new(ChatRequest { max_tokens, ..ChatRequest::clone(request) })))
+            }
+        }
+    }
+
+    /// The conversation, if it is one.
+    pub(crate) fn chat(&self) -> Option<&'r ChatRequest> {
+        match self {
+            Self::Chat(request) => Some(request),
+        }
+    }
+
     /// The model's name.
     pub(crate) fn model(&self) -> &str {
         match self {
@@ -65,9 +99,17 @@ impl Wanted<'_> {
             let known: Vec<&str> = pools.iter().map(|pool| pool.model.as_str()).collect();
             ApiError::no_such_model(self.model(), &known)
         })?;
+        self.fits(pool).map(|()| pool)
+    }
+
+    /// Whether a pool's model can do what is asked.
+    ///
+    /// # Errors
+    /// 400, naming the field, if it can never do it.
+    pub(crate) fn fits(&self, pool: &Pool) -> Result<(), ApiError> {
         match self {
             Self::Chat(request) => match request.max_tokens.filter(|max| *max > pool.context_length) {
-                None => Ok(pool),
+                None => Ok(()),
                 Some(max_tokens) => {
                     let message = format!(
                         "'max_tokens' is {max_tokens}: this model has a context of {} tokens, prompt and answer together",

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
+use penstock_policy::degrade;
 use penstock_policy::id::{Epoch, PoolId, WorkerId};
 use penstock_policy::job::{Denied, End, Position, Step};
 use penstock_policy::retry::full_jitter;
 use penstock_policy::time::Timestamp;
 
 use crate::Service;
+use crate::health::Seen;
 use crate::ports::{
     Chunk, Claim, Claimed, Delivery, Engine, EngineFault, ErrorVerdict, Generation, JobRecord, JobSpec, Message,
     Outcome, Payload, PortResult, Receipt, Sequence, Stepped,
@@ -32,6 +34,12 @@ const BEYOND_LEASE: Duration = Duration::from_secs(1);
 /// it is offered often enough to be found and seldom enough not to be taken for undeliverable.
 const OTHER_DIGEST_PART: u32 = 8;
 
+/// A job that has said nothing for so long after it was begun counts as a time-out of its pool; it goes on all the same.
+const FIRST_WORDS: Duration = Duration::from_secs(60);
+
+/// The word for a job that was given up.
+const POISON: &str = "poison";
+
 /// How often a write to a store that does not answer is tried, and the first wait between two tries.
 const MOST_TRIES: u32 = 6;
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -46,6 +54,22 @@ pub struct Workplace {
     pub pool: PoolId,
     /// Its name.
     pub worker: WorkerId,
+}
+
+impl Workplace {
+    /// Counts what a claim tells: of an attempt that came to nothing nobody else may be left to tell, and of the wait.
+    fn begun(&self, record: &JobRecord, now: Timestamp) {
+        let health = &self.service.health;
+        if record.head.failed_attempts() > 0 {
+            health.count(&self.pool, Seen::Failed);
+        }
+        if record.head.epoch == Epoch(1)
+            && let Some(spec) = &record.spec
+            && let Some(limit) = degrade::late(spec.class)
+        {
+            health.count(&self.pool, Seen::Started { late: now.since(spec.created) > limit });
+        }
+    }
 }
 
 /// One job in the hands of one worker.
@@ -103,6 +127,7 @@ async fn work_on(place: Arc<Workplace>, message: Message, receipt: Receipt) -> P
         Claimed::OtherDigest(_) => ports.queue.hide(&receipt, spec.due.since(now) / OTHER_DIGEST_PART).await,
         Claimed::Yes(record) => {
             let epoch = record.head.epoch;
+            place.begun(&record, now);
             let mut work = Work { place: Arc::clone(&place), spec, receipt, epoch, next_seq: 0, last: None };
             work.claimed(&record, payload).await
         }
@@ -140,6 +165,7 @@ async fn expire(place: &Workplace, spec: &JobSpec, receipt: &Receipt, now: Times
     match ports.jobs.step(spec.id, &Stepped::from(Step::Expire), place.service.nonce(), now).await? {
         Ok(_) => {
             tracing::info!(job = %spec.id, "job expired before it could run");
+            place.service.health.count(&place.pool, Seen::TimedOut);
             place.service.settle(spec.id).await?;
             ports.queue.ack(receipt).await
         }
@@ -151,7 +177,7 @@ impl Work {
     async fn claimed(&mut self, record: &JobRecord, payload: Payload) -> PortResult<()> {
         if record.head.failed_attempts() >= MOST_FAILED_ATTEMPTS {
             let message = format!("the job was given up after {MOST_FAILED_ATTEMPTS} failed attempts");
-            return self.finish(Err(fault("poison", &message))).await;
+            return self.finish(Err(fault(POISON, &message))).await;
         }
         let generation = match self.generation(payload).await? {
             Ok(generation) => generation,
@@ -221,6 +247,7 @@ impl Work {
         let engine = Arc::clone(&self.place.engine);
         let mut steps = engine.steps();
         let mut advanced = true;
+        let mut silent_until = Some(clock.now().after(FIRST_WORDS));
         loop {
             let wake = flush_at.map_or(beat_at, |flush| flush.min(beat_at));
             let heard = match select(voices.listen().boxed(), clock.sleep_until(wake)).await {
@@ -231,6 +258,9 @@ impl Work {
             match heard {
                 Some(Heard::More) => {
                     advanced = true;
+                    if silent_until.take().is_some_and(|until| until < now) {
+                        self.place.service.health.count(&self.place.pool, Seen::TimedOut);
+                    }
                     if voices.is_full() {
                         flush_at = Some(now);
                     } else if voices.has_pending() {
@@ -331,6 +361,12 @@ impl Work {
         let place = Arc::clone(&self.place);
         let ports = place.service.ports();
         let end = if outcome.is_ok() { End::Succeeded } else { End::Failed };
+        let seen = match &outcome {
+            // Its attempts are counted already, each by the next.
+            Err(verdict) if verdict.code == POISON => None,
+            Err(verdict) if !verdict.is_for_good() => Some(Seen::Failed),
+            Ok(_) | Err(_) => Some(Seen::Well),
+        };
         let step = Stepped {
             step: Step::Finish { epoch: self.epoch, end, last: self.last },
             outcome: Some(outcome),
@@ -339,6 +375,11 @@ impl Work {
         };
         let (job, nonce) = (self.spec.id, place.service.nonce());
         let written = persist(&place, || ports.jobs.step(job, &step, nonce, ports.clock.now()).boxed()).await?;
+        if written.is_ok()
+            && let Some(seen) = seen
+        {
+            place.service.health.count(&place.pool, seen);
+        }
         match written {
             Ok(_) | Err(Denied::Ended(_)) => {
                 place.service.settle(job).await?;

@@ -2,12 +2,13 @@
 //! one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use penstock_service::ports::{
-    Clock, Engine, EngineInfo, FinishReason, Likelihood, Part, Sequence, Spawner, TokenEvent, TokenLogprob, TokenStream,
+    Clock, Engine, EngineFault, EngineInfo, FinishReason, Likelihood, Part, Sequence, Spawner, TokenEvent,
+    TokenLogprob, TokenStream,
 };
 use tokio::sync::mpsc;
 
@@ -27,6 +28,26 @@ pub fn choice_of(prompt: &str, choice: u32) -> String {
 /// How much of a prompt is read in one tick.
 const BYTES_PER_TICK: usize = 40;
 
+/// Which share of the sequences fails, in percent, evenly spread; may be changed while the engine runs. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    percent: Arc<AtomicU32>,
+    owed: Arc<AtomicU32>,
+}
+
+impl Faults {
+    /// From now on so many of a hundred fail.
+    pub fn set_percent(&self, percent: u32) {
+        self.percent.store(percent.min(100), Ordering::Relaxed);
+    }
+
+    fn next_fails(&self) -> bool {
+        let owed = self.owed.load(Ordering::Relaxed) + self.percent.load(Ordering::Relaxed);
+        self.owed.store(owed % 100, Ordering::Relaxed);
+        owed >= 100
+    }
+}
+
 /// Answers by [`answer_to`].
 pub struct ScriptedEngine {
     info: EngineInfo,
@@ -34,6 +55,7 @@ pub struct ScriptedEngine {
     spawner: Arc<dyn Spawner>,
     tick: Duration,
     steps: Arc<AtomicU64>,
+    faults: Faults,
 }
 
 impl ScriptedEngine {
@@ -48,7 +70,13 @@ impl ScriptedEngine {
             tokens_per_second: f64::from(slots) / tick.as_secs_f64(),
             tokens_per_byte: 1.0,
         };
-        Self { info, clock, spawner, tick, steps: Arc::default() }
+        Self { info, clock, spawner, tick, steps: Arc::default(), faults: Faults::default() }
+    }
+
+    /// The same, failing as `faults` say.
+    #[must_use]
+    pub fn failing(self, faults: Faults) -> Self {
+        Self { faults, ..self }
     }
 }
 
@@ -69,6 +97,11 @@ impl Engine for ScriptedEngine {
     async fn start(&self, sequence: Sequence) -> TokenStream {
         let (events, stream) = mpsc::channel(64);
         let (clock, tick, steps) = (Arc::clone(&self.clock), self.tick, Arc::clone(&self.steps));
+        if self.faults.next_fails() {
+            // The channel is new: there is room.
+            let _ = events.try_send(TokenEvent::Failed(EngineFault::Fault("scripted".to_owned())));
+            return stream;
+        }
         self.spawner.spawn(Box::pin(async move {
             let prompt = sequence.generation.messages.last().map(|message| message.content.clone()).unwrap_or_default();
             let answer: Vec<char> = choice_of(&prompt, sequence.choice).chars().collect();

@@ -4,8 +4,10 @@
 
 mod engine;
 mod kernel;
+mod upstream;
 mod world;
 
-pub use engine::{ScriptedEngine, answer_to, choice_of};
+pub use engine::{Faults, ScriptedEngine, answer_to, choice_of};
 pub use kernel::{Group, Kernel};
+pub use upstream::{Play, ScriptedUpstream};
 pub use world::World;

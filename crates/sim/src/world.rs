@@ -11,7 +11,7 @@ use penstock_service::ports::{Clock, Control, Pool, Tenant, TenantLimits};
 use penstock_service::{ApiKey, Consumer, Ports, Service, Workplace};
 use penstock_sqlite::{DiskBlobs, Sqlite};
 
-use crate::engine::ScriptedEngine;
+use crate::engine::{Faults, ScriptedEngine};
 use crate::kernel::{Group, Kernel};
 
 /// The group of the front door; workers count up from 1.
@@ -36,9 +36,22 @@ impl World {
     /// # Errors
     /// If the store cannot be made or written.
     pub fn new(seed: u64, timing: Timing, limits: TenantLimits) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::furnished(seed, timing, limits, |ports, _| Service::new(ports, timing, b"sim"))
+    }
+
+    /// The same, with a front door made by `furnish` of its ports: behind breakers, on stores that fail, with upstreams.
+    ///
+    /// # Errors
+    /// If the store cannot be made or written.
+    pub fn furnished(
+        seed: u64,
+        timing: Timing,
+        limits: TenantLimits,
+        furnish: impl FnOnce(Ports, &Kernel) -> Service,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let kernel = Kernel::new(seed);
         let sqlite = Sqlite::in_memory(Arc::new(kernel.clone()))?;
-        let service = Arc::new(Service::new(ports(&kernel, &sqlite, FRONT), timing, b"sim"));
+        let service = Arc::new(furnish(ports(&kernel, &sqlite, FRONT), &kernel));
         let key = ApiKey::generate(|| penstock_service::ports::Entropy::draw(&kernel));
         let tenant = Tenant::new(TenantId::new("tenant")?, Class::P0, limits, kernel.now());
         let scripted = Pool::new(pool_id()?, "scripted", 4096, kernel.now());
@@ -70,6 +83,20 @@ impl World {
         slots: u32,
         tick: Duration,
     ) -> Result<(Group, Consumer), Box<dyn std::error::Error>> {
+        self.start_worker_of(&pool_id()?, slots, tick, Faults::default())
+    }
+
+    /// Starts a worker process of another pool, or one that fails.
+    ///
+    /// # Errors
+    /// Never in fact; the names are well-formed.
+    pub fn start_worker_of(
+        &mut self,
+        pool: &PoolId,
+        slots: u32,
+        tick: Duration,
+        faults: Faults,
+    ) -> Result<(Group, Consumer), Box<dyn std::error::Error>> {
         let group = Group(self.next_worker);
         self.next_worker += 1;
         let ports = ports(&self.kernel, &self.sqlite, group);
@@ -77,8 +104,8 @@ impl World {
         let engine = ScriptedEngine::new(Arc::new(self.kernel.clone()), Arc::clone(&spawner), slots, tick);
         let consumer = Consumer::new(Workplace {
             service: Arc::new(Service::new(ports, self.timing, b"sim")),
-            engine: Arc::new(engine),
-            pool: pool_id()?,
+            engine: Arc::new(engine.failing(faults)),
+            pool: pool.clone(),
             worker: WorkerId::new(&format!("worker-{}", group.0))?,
         });
         let running = consumer.clone();

@@ -163,7 +163,9 @@ impl Aws {
                 Ok(()) => return Sent::Yes,
                 Err(error @ PortError::Unavailable { .. }) => doubt = Some(error),
                 Err(error @ PortError::Throttled { .. }) => refusal = error,
-                Err(error @ (PortError::Refused { .. } | PortError::Corrupt { .. })) => {
+                Err(
+                    error @ (PortError::Refused { .. } | PortError::Corrupt { .. } | PortError::CircuitOpen { .. }),
+                ) => {
                     refusal = error;
                     break;
                 }

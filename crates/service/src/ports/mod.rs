@@ -62,6 +62,14 @@ pub enum PortError {
         /// What was seen.
         cause: String,
     },
+    /// This process has stopped asking for a while, because nobody answered. Nothing was changed.
+    #[error("{store} has not answered of late; it is asked again in {} ms", wait.as_millis())]
+    CircuitOpen {
+        /// Which store.
+        store: &'static str,
+        /// When it is asked again.
+        wait: std::time::Duration,
+    },
     /// What is stored cannot be read: a newer version's record, or damage.
     #[error("a stored {what} cannot be read: {cause}")]
     Corrupt {
@@ -85,7 +93,7 @@ impl PortError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Throttled { .. } | Self::Unavailable { .. } => true,
+            Self::Throttled { .. } | Self::Unavailable { .. } | Self::CircuitOpen { .. } => true,
             Self::Corrupt { .. } | Self::Refused { .. } => false,
         }
     }

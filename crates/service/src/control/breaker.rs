@@ -1,0 +1,107 @@
+//! Evaluates the standing of each pool: what its workers and fronts have counted, whether it has workers at all.
+//!
+//! A slot that is old enough that nobody adds to it any more is read once and remembered, so that a tick reads two or
+//! three slots a pool; after a cold start it reads all of the longest window.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use penstock_policy::admission::WORKER_SILENCE;
+use penstock_policy::degrade::{self, Evidence, LONGEST_WINDOW, Reason, SLOT, Tier, Workers};
+use penstock_policy::id::PoolId;
+use penstock_policy::time::Timestamp;
+
+use crate::Service;
+use crate::health::{begin_of, key_of, read, slot_of};
+use crate::ports::{PortResult, WorkerRecord};
+
+/// After its end a slot is added to for as long as counts are gathered, and a little longer on a slow store.
+const SETTLED_AFTER: Duration = Duration::from_secs(20);
+
+/// How long a worker that has not signed off is remembered as lost.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// A pool has moved to another tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TierChange {
+    /// The pool.
+    pub pool: PoolId,
+    /// The tier it stood in.
+    pub from: Tier,
+    /// The tier it stands in now.
+    pub to: Tier,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// The slots of health that are read already and settled.
+pub(crate) type Slots = BTreeMap<(PoolId, i64), degrade::Counts>;
+
+impl Service {
+    /// Evaluates every pool's standing and posts those that change; to be done every ten seconds by one process at a
+    /// time. Two at once do no harm: the slower one decides anew on what the quicker one has posted.
+    ///
+    /// # Errors
+    /// If a store does not answer; the pools evaluated before stand as posted.
+    pub async fn evaluate_breakers(&self, now: Timestamp) -> PortResult<Vec<TierChange>> {
+        let mut changes = Vec::new();
+        for pool in self.pools(now).await?.iter() {
+            let slots = self.slots(&pool.id, now).await?;
+            let known = self.ports.control.workers(&pool.id, now.before(REMEMBERED)).await?;
+            let evidence = Evidence { slots: &slots, workers: workers(&known, now) };
+            let mut from = Tier::Normal;
+            let standing = self
+                .revise(&pool.id, |standing| {
+                    from = standing.tier;
+                    Some(degrade::evaluate(standing, &evidence, now)).filter(|next| next != standing)
+                })
+                .await?;
+            if standing.tier != from {
+                let reason = standing.reason;
+                let (to, pool) = (standing.tier, pool.id.clone());
+                tracing::warn!(%pool, from = from.number(), to = to.number(), ?reason, "tier of degradation");
+                changes.push(TierChange { pool, from, to, reason });
+            }
+        }
+        Ok(changes)
+    }
+
+    async fn slots(&self, pool: &PoolId, now: Timestamp) -> PortResult<Vec<(Timestamp, degrade::Counts)>> {
+        let (oldest, newest) = (slot_of(now.before(LONGEST_WINDOW)), slot_of(now));
+        let lock = || self.caches.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let unread: Vec<i64> = {
+            let mut known = lock();
+            known.retain(|(of, slot), _| of != pool || *slot >= oldest);
+            (oldest..=newest).filter(|slot| !known.contains_key(&(pool.clone(), *slot))).collect()
+        };
+        let keys: Vec<_> = unread.iter().map(|slot| key_of(pool, *slot)).collect();
+        let sums = self.ports.tally.sums(&keys).await?;
+        let fresh = unread.iter().zip(&sums).map(|(slot, sums)| (*slot, read(sums)));
+        let mut slots: Vec<(Timestamp, degrade::Counts)> = Vec::new();
+        let mut known = lock();
+        for (slot, counts) in fresh {
+            if begin_of(slot).after(SLOT + SETTLED_AFTER) <= now {
+                known.insert((pool.clone(), slot), counts);
+            } else {
+                slots.push((begin_of(slot), counts));
+            }
+        }
+        slots.extend(
+            known.iter().filter(|((of, _), _)| of == pool).map(|((_, slot), counts)| (begin_of(*slot), *counts)),
+        );
+        Ok(slots)
+    }
+}
+
+/// Whether a pool has workers, has lost them, or wants none.
+fn workers(known: &[WorkerRecord], now: Timestamp) -> Workers {
+    let alive = |worker: &&WorkerRecord| !worker.draining && now.since(worker.seen) < WORKER_SILENCE;
+    if known.iter().any(|worker| alive(&worker)) {
+        return Workers::Ready;
+    }
+    match known.iter().filter(|worker| !worker.draining).map(|worker| worker.seen).max() {
+        Some(seen) => Workers::Lost { seen },
+        None => Workers::NotWanted,
+    }
+}

@@ -1,0 +1,5 @@
+//! What the control tick does, now and then, for everybody.
+
+pub(crate) mod breaker;
+
+pub use breaker::TierChange;
