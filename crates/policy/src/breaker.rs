@@ -142,6 +142,13 @@ impl Probes {
         }
     }
 
+    /// Takes a permit back whose call was not made, or of which nothing was learned.
+    pub fn withdraw(&mut self, permit: Permit) {
+        if permit.generation == self.generation {
+            self.leases.retain(|lease| lease.probe != permit.probe);
+        }
+    }
+
     /// Begins a generation: what was under way before does not count any more.
     pub fn begin_anew(&mut self) {
         *self = Self { generation: self.generation.saturating_add(1), ..Self::default() };

@@ -434,6 +434,14 @@ pub fn probed(standing: &Standing, permit: Permit, outcome: Outcome, now: Timest
     }
 }
 
+/// Takes a probe's permit back of which nothing was learned; `None` if it is not out any more.
+#[must_use]
+pub fn withdrawn(standing: &Standing, permit: Permit) -> Option<Standing> {
+    let mut next = standing.clone();
+    next.probes.withdraw(permit);
+    Some(next).filter(|next| next != standing)
+}
+
 /// When a refused client should come back: not before the tier can have changed, between 10 and 55 s from now (older
 /// clients ignore longer waits), spread by a draw in `[0, 1)` so that the refused do not return as one wave. An
 /// operator's order says its own end.

@@ -8,7 +8,7 @@ use penstock_policy::breaker::{self, Breaker, Config, Decision, Outcome, Permit,
 use penstock_policy::classes::Class;
 use penstock_policy::degrade::{
     Counts, Course, Evidence, LEAST_STAY, LONGEST_WINDOW, MOST_PROBES, Order, PROBE_LEASE, PROBES_NEEDED, Reason, SLOT,
-    Standing, Tier, Workers, come_back, course, evaluate, probe, probed,
+    Standing, Tier, Workers, come_back, course, evaluate, probe, probed, withdrawn,
 };
 use penstock_policy::time::Timestamp;
 use proptest::prelude::*;
@@ -198,6 +198,20 @@ fn leaked_probes_are_regained_and_stale_generations_are_ignored() {
     assert_eq!(probed(&standing, leaked[0], Outcome::Success, after), None, "its lease has ended");
     let failed = probed(&standing, leaked[0], Outcome::Failure, BEGIN).unwrap();
     assert_eq!(probed(&failed, leaked[1], Outcome::Success, BEGIN), None, "it is of an earlier generation");
+}
+
+#[test]
+fn a_probe_that_taught_nothing_makes_room_for_another_and_counts_for_nothing() {
+    let mut standing = Standing { tier: Tier::Open, since: BEGIN, ..Standing::default() };
+    let mut last = None;
+    for _ in 0..MOST_PROBES {
+        let (permit, next) = probe(&standing, BEGIN);
+        (last, standing) = (permit, next);
+    }
+    assert_eq!(probe(&standing, BEGIN).0, None);
+    let freed = withdrawn(&standing, last.unwrap()).unwrap();
+    assert_eq!((freed.probes.successes, probe(&freed, BEGIN).0.is_some()), (0, true));
+    assert_eq!(withdrawn(&freed, last.unwrap()), None);
 }
 
 fn any_counts() -> impl Strategy<Value = Counts> {

@@ -99,10 +99,31 @@ enum Words {
     Outside(Box<OutsideAnswer>),
 }
 
+/// A permit to probe; taken back when it is dropped without an outcome.
 struct Probe {
     service: Arc<Service>,
     pool: PoolId,
-    permit: Permit,
+    permit: Option<Permit>,
+}
+
+impl Probe {
+    fn report(mut self, outcome: Outcome) {
+        if let Some(permit) = self.permit.take() {
+            let (service, pool) = (Arc::clone(&self.service), self.pool.clone());
+            let task = async move { service.report_probe(&pool, permit, outcome).await };
+            self.service.ports.spawner.spawn(task.boxed());
+        }
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            let (service, pool) = (Arc::clone(&self.service), self.pool.clone());
+            let task = async move { service.withdraw_probe(&pool, permit).await };
+            self.service.ports.spawner.spawn(task.boxed());
+        }
+    }
 }
 
 impl Source {
@@ -138,11 +159,9 @@ impl Source {
     }
 
     fn probed(&mut self, failure: Option<&ApiError>) {
-        if let Some(Probe { service, pool, permit }) = self.probe.take() {
+        if let Some(probe) = self.probe.take() {
             let failed = failure.is_some_and(|error| error.status.is_server_error());
-            let outcome = if failed { Outcome::Failure } else { Outcome::Success };
-            let spawner = Arc::clone(&service.ports.spawner);
-            spawner.spawn(async move { service.report_probe(&pool, permit, outcome).await }.boxed());
+            probe.report(if failed { Outcome::Failure } else { Outcome::Success });
         }
     }
 }
@@ -208,9 +227,12 @@ impl Service {
             Course::Switched | Course::Stale => self.capped(&asking, true).await,
             Course::Probe => match self.take_probe(&home.id, now).await {
                 Some(permit) => {
+                    let probe = Probe { service: Arc::clone(self), pool: home.id.clone(), permit: Some(permit) };
                     let mut obtained = self.at(&asking, home, By::Home).await?;
-                    let probe = Probe { service: Arc::clone(self), pool: home.id.clone(), permit };
-                    obtained.source.probe = Some(probe);
+                    // An answer that was there already says nothing of the pool.
+                    if obtained.admission.how == How::Fresh {
+                        obtained.source.probe = Some(probe);
+                    }
                     Ok(obtained)
                 }
                 None => self.otherwise(&asking, self.closed(&standing, now)).await,

@@ -50,7 +50,9 @@ impl Service {
     /// # Errors
     /// If the board does not answer.
     pub async fn order(&self, pool: &PoolId, order: Option<(Order, Timestamp)>) -> PortResult<()> {
-        self.revise(pool, |standing| Some(Standing { order, ..standing.clone() })).await.map(|_| ())
+        let ordered =
+            |standing: &Standing| Some(Standing { order, ..standing.clone() }).filter(|next| next != standing);
+        self.revise(pool, ordered).await.map(|_| ())
     }
 
     /// Asks for leave to probe an open pool.
@@ -77,6 +79,13 @@ impl Service {
         let now = self.ports.clock.now();
         if let Err(error) = self.revise(pool, |standing| degrade::probed(standing, permit, outcome, now)).await {
             tracing::warn!(%pool, %error, "a probe's outcome is lost");
+        }
+    }
+
+    /// Takes back a probe of which nothing was learned. What cannot be taken back lapses with its lease.
+    pub(crate) async fn withdraw_probe(&self, pool: &PoolId, permit: Permit) {
+        if let Err(error) = self.revise(pool, |standing| degrade::withdrawn(standing, permit)).await {
+            tracing::info!(%pool, %error, "a probe is not taken back");
         }
     }
 

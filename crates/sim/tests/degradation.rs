@@ -168,6 +168,25 @@ fn a_burst_of_errors_opens_the_pool_and_probes_lead_it_back_tier_by_tier() {
 }
 
 #[test]
+fn an_answer_that_was_there_already_is_no_probe() {
+    let mut world = World::new(12, Timing::default(), World::wide_limits().unwrap()).unwrap();
+    let (worker, _) = world.start_worker(4, TICK).unwrap();
+    let changes = evaluate(&world);
+    let known = json!({"temperature": 0});
+    assert_eq!(ask(&world, "known", &known).status, StatusCode::OK);
+    world.kernel.kill(worker);
+    pass(&world, Duration::from_secs(100));
+    assert_eq!(changes.lock().unwrap().last().unwrap().1.to, Tier::Open);
+    for _ in 0..30 {
+        pass(&world, Duration::from_secs(5));
+        // Served from the result, or refused: each asks for a permit and teaches nothing.
+        ask(&world, "known", &known);
+    }
+    pass(&world, Duration::from_secs(20));
+    assert_eq!(changes.lock().unwrap().last().unwrap().1.to, Tier::Open, "nobody has seen the pool work");
+}
+
+#[test]
 fn night_traffic_of_which_half_fails_moves_nothing() {
     let mut world = World::new(2, Timing::default(), World::wide_limits().unwrap()).unwrap();
     let faults = Faults::default();
