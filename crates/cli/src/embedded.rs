@@ -74,7 +74,7 @@ pub(crate) struct Plan {
 /// A running system.
 pub(crate) struct Embedded {
     pub(crate) ready: Ready,
-    /// Whether any worker was started.
+    /// Whether anybody answers: workers, or an upstream in the place of all.
     pub(crate) has_workers: bool,
     workers: Staff,
     stop_listening: tokio::sync::oneshot::Sender<()>,
@@ -160,7 +160,7 @@ impl Embedded {
         };
         Ok(Self {
             ready,
-            has_workers: !workers.is_empty(),
+            has_workers: !workers.is_empty() || gateway_alone,
             workers,
             stop_listening,
             server,

@@ -177,7 +177,7 @@ fn an_answer_that_was_there_already_is_no_probe() {
     world.kernel.kill(worker);
     pass(&world, Duration::from_secs(100));
     assert_eq!(changes.lock().unwrap().last().unwrap().1.to, Tier::Open);
-    for _ in 0..30 {
+    for _ in 0..22 {
         pass(&world, Duration::from_secs(5));
         // Served from the result, or refused: each asks for a permit and teaches nothing.
         ask(&world, "known", &known);
