@@ -28,12 +28,16 @@ pub(crate) async fn check(subject: &Subject) {
         tenant: tenant.clone(),
         secret_sha256: std::array::from_fn(|i| u8::try_from(i).unwrap()),
         revoked: None,
+        label: "laptop".to_owned(),
+        created: NOW,
+        used: None,
     };
     assert_eq!(control.key(&key.id).await.unwrap(), None);
-    for key in [key.clone(), KeyRecord { revoked: Some(NOW), ..key }] {
+    for key in [key.clone(), KeyRecord { revoked: Some(NOW), ..key.clone() }] {
         control.put_key(&key).await.unwrap();
         assert_eq!(control.key(&key.id).await.unwrap(), Some(key));
     }
+    check_keys(subject, &key).await;
     let limits = TenantLimits {
         concurrency: Some(3),
         ..TenantLimits::rates(Limit::per_minute(7).unwrap(), Limit::new(3, Duration::from_secs(11), 1_000_000).unwrap())
@@ -41,11 +45,43 @@ pub(crate) async fn check(subject: &Subject) {
     let record = Tenant { keep_orphans: true, ..Tenant::new(tenant.clone(), Class::P2, limits, NOW) };
     assert_eq!(control.tenant(&tenant).await.unwrap(), None);
     control.put_tenant(&record).await.unwrap();
-    assert_eq!(control.tenant(&tenant).await.unwrap(), Some(record));
+    assert_eq!(control.tenant(&tenant).await.unwrap(), Some(record.clone()));
+    let other = Tenant { id: TenantId::new("abc").unwrap(), ..record.clone() };
+    control.put_tenant(&other).await.unwrap();
+    control.put_tenant(&other).await.unwrap();
+    // A deployment may have a tenant of its own from the beginning.
+    let listed = async || {
+        let all = control.tenants().await.unwrap().into_iter();
+        all.filter(|tenant| [&record.id, &other.id].contains(&&tenant.id)).collect::<Vec<_>>()
+    };
+    assert_eq!(listed().await, [other.clone(), record.clone()]);
+    for _ in 0..2 {
+        control.remove_tenant(&other.id).await.unwrap();
+        assert_eq!(listed().await, std::slice::from_ref(&record));
+    }
     check_pools_and_workers(subject).await;
     check_blobs(subject).await;
     check_board(subject).await;
     check_tally(subject).await;
+}
+
+/// A tenant's keys are listed, another's are not; a use is noted without touching the rest, and never makes a key.
+async fn check_keys(subject: &Subject, first: &KeyRecord) {
+    let control = &subject.control;
+    let revoked = KeyRecord { revoked: Some(NOW), used: Some(NOW), ..first.clone() };
+    let second = KeyRecord { id: KeyId::new("k0").unwrap(), label: "ci".to_owned(), ..first.clone() };
+    let foreign = KeyRecord { id: KeyId::new("k2").unwrap(), tenant: TenantId::new("acm").unwrap(), ..first.clone() };
+    control.put_key(&second).await.unwrap();
+    control.put_key(&foreign).await.unwrap();
+    control.touch_key(&first.id, NOW).await.unwrap();
+    assert_eq!(control.keys(&first.tenant).await.unwrap(), [second.clone(), revoked.clone()]);
+    for _ in 0..2 {
+        control.remove_key(&second).await.unwrap();
+        control.touch_key(&second.id, NOW).await.unwrap();
+        assert_eq!(control.key(&second.id).await.unwrap(), None);
+        assert_eq!(control.keys(&first.tenant).await.unwrap(), std::slice::from_ref(&revoked));
+    }
+    assert_eq!(control.keys(&foreign.tenant).await.unwrap(), [foreign]);
 }
 
 async fn check_pools_and_workers(subject: &Subject) {

@@ -1,9 +1,11 @@
 //! Control records, in the `ctl` table: `KEY#<kid>`, `TEN#<id>` (sort key `M`), `POOL` (sort key: the pool) and
-//! `WRK#<pool>` (sort key: the worker). Tenants and pools are documents in the attribute `doc`.
+//! `WRK#<pool>` (sort key: the worker), and as indexes without content `TENANTS` (sort key: the tenant) and `TEN#<id>`
+//! (sort key `KEY#<kid>`). Tenants and pools are documents in the attribute `doc`.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
 use penstock_policy::id::{KeyId, PoolId, TenantId, WorkerId};
 use penstock_policy::time::Timestamp;
@@ -17,6 +19,10 @@ use crate::table::ttl;
 
 /// The sort key of a record that is alone in its partition.
 const ALONE: &str = "M";
+/// The index of all tenants, and in a tenant's partition that of its keys.
+const TENANTS: &str = "TENANTS";
+const LISTED_KEY: &str = "KEY#";
+const LISTED_KEY_END: &str = "KEY#~";
 /// The partition of all pools.
 const POOLS: &str = "POOL";
 /// How long a worker's last report is kept.
@@ -27,14 +33,8 @@ const ALL_NAMES: (&str, &str) = (" ", "~");
 #[async_trait]
 impl Control for Aws {
     async fn key(&self, id: &KeyId) -> PortResult<Option<KeyRecord>> {
-        let Some(found) = self.control_record(&format!("KEY#{id}")).await? else { return Ok(None) };
-        let fields = Fields::versioned("key", &found)?;
-        Ok(Some(KeyRecord {
-            id: id.clone(),
-            tenant: fields.parsed("ten")?,
-            secret_sha256: fields.bytes("sec")?.try_into().map_err(|_| fields.broken("sec"))?,
-            revoked: fields.maybe_moment("rev")?,
-        }))
+        let found = self.control_record(&format!("KEY#{id}")).await?;
+        found.map(|found| read_key(id, &found)).transpose()
     }
 
     async fn put_key(&self, key: &KeyRecord) -> PortResult<()> {
@@ -44,11 +44,60 @@ impl Control for Aws {
             ("v", n(VERSION)),
             ("ten", s(key.tenant.as_str())),
             ("sec", b(key.secret_sha256.to_vec())),
+            ("lab", s(&key.label)),
+            ("crt", ms(key.created)),
         ]);
         if let Some(revoked) = key.revoked {
             record.insert("rev".to_owned(), ms(revoked));
         }
+        if let Some(used) = key.used {
+            record.insert("us".to_owned(), ms(used));
+        }
+        // The index first: one that leads nowhere is left out when keys are listed, and a key that is not listed could
+        // not be revoked.
+        let listed = item([("pk", s(format!("TEN#{}", key.tenant))), ("sk", s(format!("{LISTED_KEY}{}", key.id)))]);
+        self.put(&self.names.ctl_table, listed).await?;
         self.put(&self.names.ctl_table, record).await
+    }
+
+    async fn keys(&self, tenant: &TenantId) -> PortResult<Vec<KeyRecord>> {
+        let (pk, range) = (format!("TEN#{tenant}"), (LISTED_KEY, LISTED_KEY_END));
+        let listed = self.query(&self.names.ctl_table, &pk, range, true, None).await?;
+        let mut keys = Vec::new();
+        for item in &listed {
+            let fields = Fields::new("key's index", item);
+            let id: KeyId =
+                fields.text("sk")?.trim_start_matches(LISTED_KEY).parse().map_err(|_| fields.broken("sk"))?;
+            let key = self.get(&self.names.ctl_table, alone(&format!("KEY#{id}")), true).await?;
+            keys.extend(key.map(|found| read_key(&id, &found)).transpose()?);
+        }
+        Ok(keys)
+    }
+
+    async fn touch_key(&self, id: &KeyId, now: Timestamp) -> PortResult<()> {
+        // Nothing is asked back, and the key and `us` are all that is named: a handler's role allows no more.
+        let sent = self
+            .dynamo
+            .update_item()
+            .table_name(&self.names.ctl_table)
+            .set_key(Some(alone(&format!("KEY#{id}"))))
+            .update_expression("SET us = :now")
+            .condition_expression("attribute_exists(pk)")
+            .expression_attribute_values(":now", ms(now))
+            .send()
+            .await;
+        match sent {
+            Ok(_) => Ok(()),
+            Err(error) => match error.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(_)) => Ok(()),
+                _ => Err(classify(DYNAMODB, &error)),
+            },
+        }
+    }
+
+    async fn remove_key(&self, key: &KeyRecord) -> PortResult<()> {
+        self.remove_control(&format!("KEY#{}", key.id), ALONE).await?;
+        self.remove_control(&format!("TEN#{}", key.tenant), &format!("{LISTED_KEY}{}", key.id)).await
     }
 
     async fn tenant(&self, id: &TenantId) -> PortResult<Option<Tenant>> {
@@ -64,7 +113,23 @@ impl Control for Aws {
             ("v", n(VERSION)),
             ("doc", s(tenant_text(tenant))),
         ]);
+        self.put(&self.names.ctl_table, item([("pk", s(TENANTS)), ("sk", s(tenant.id.as_str()))])).await?;
         self.put(&self.names.ctl_table, record).await
+    }
+
+    async fn tenants(&self) -> PortResult<Vec<Tenant>> {
+        let listed = self.query(&self.names.ctl_table, TENANTS, ALL_NAMES, true, None).await?;
+        let mut tenants = Vec::new();
+        for item in &listed {
+            let id: TenantId = Fields::new("tenant's index", item).parsed("sk")?;
+            tenants.extend(self.tenant(&id).await?);
+        }
+        Ok(tenants)
+    }
+
+    async fn remove_tenant(&self, id: &TenantId) -> PortResult<()> {
+        self.remove_control(&format!("TEN#{id}"), ALONE).await?;
+        self.remove_control(TENANTS, id.as_str()).await
     }
 
     async fn pools(&self) -> PortResult<Vec<Pool>> {
@@ -116,8 +181,31 @@ impl Control for Aws {
 
 impl Aws {
     async fn control_record(&self, pk: &str) -> PortResult<Option<Item>> {
-        self.get(&self.names.ctl_table, item([("pk", s(pk)), ("sk", s(ALONE))]), false).await
+        self.get(&self.names.ctl_table, alone(pk), false).await
     }
+
+    async fn remove_control(&self, pk: &str, sk: &str) -> PortResult<()> {
+        let key = item([("pk", s(pk)), ("sk", s(sk))]);
+        let removal = self.dynamo.delete_item().table_name(&self.names.ctl_table).set_key(Some(key));
+        removal.send().await.map(|_| ()).map_err(|error| classify(DYNAMODB, &error))
+    }
+}
+
+fn alone(pk: &str) -> Item {
+    item([("pk", s(pk)), ("sk", s(ALONE))])
+}
+
+fn read_key(id: &KeyId, found: &Item) -> PortResult<KeyRecord> {
+    let fields = Fields::versioned("key", found)?;
+    Ok(KeyRecord {
+        id: id.clone(),
+        tenant: fields.parsed("ten")?,
+        secret_sha256: fields.bytes("sec")?.try_into().map_err(|_| fields.broken("sec"))?,
+        revoked: fields.maybe_moment("rev")?,
+        label: fields.maybe_text("lab")?.unwrap_or_default().to_owned(),
+        created: fields.maybe_moment("crt")?.unwrap_or_default(),
+        used: fields.maybe_moment("us")?,
+    })
 }
 
 fn read_pool(found: &Item) -> PortResult<Pool> {

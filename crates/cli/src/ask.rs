@@ -41,14 +41,14 @@ pub(crate) async fn run(args: Ask) -> Result<(), CliError> {
 }
 
 /// The server whose ready file lies in the data folder, if it answers.
-async fn running(folder: &Path) -> Option<Ready> {
+pub(crate) async fn running(folder: &Path) -> Option<Ready> {
     let ready = Ready::read(&ready::in_folder(folder))?;
     let health = client().get(format!("{}/healthz", ready.url)).timeout(HEALTH).send().await.ok()?;
     health.status().is_success().then_some(ready)
 }
 
 /// A client that goes where it is told: this machine's servers are not reached through a proxy.
-fn client() -> reqwest::Client {
+pub(crate) fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap_or_default()
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use penstock_gpu_worker::engine::device::Device;
 
+use crate::tenant_command::{Place, TenantCommand};
 use crate::upstream::UpstreamArgs;
 
 /// An inference service that queues instead of refusing: OpenAI-style HTTP in front, durable queues in the middle,
@@ -31,6 +32,19 @@ pub(crate) enum Command {
     /// of the question.
     #[command(after_help = "Example: penstock ask \"R:38291=\"   (the built-in model reverses digits: 19283)")]
     Ask(Ask),
+    /// Add tenants, set what they may use, make and revoke their keys, see what they used.
+    ///
+    /// Works on the server that `penstock up` has running, on its data folder while none runs, and with --aws (in builds
+    /// with the feature `aws`) on the tables of a deployment, as your AWS credentials allow.
+    #[command(after_help = "Examples:
+  penstock tenant add acme --requests 600 --tokens 200000 --budget 25/month
+  penstock tenant key new acme --label ci         (shows the key once)
+  penstock tenant key revoke acme 9f86d081 --after 24h
+  penstock tenant usage acme --from 2026-11-01")]
+    Tenant(TenantCommand),
+    /// Tell why a request went as it did: admission, limits, waiting, claims, tokens, charge.
+    #[command(after_help = "Example: penstock explain 01JDQ2...   (the id is in an answer's x-penstock-job-id header)")]
+    Explain(Explain),
 }
 
 /// Where the engine's parts are.
@@ -78,6 +92,15 @@ pub(crate) struct Up {
     /// Write {"url", "api_key", "models", "pid"} to this file (mode 0600) once requests can be served.
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
+}
+
+/// `penstock explain`.
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// The job's id.
+    pub(crate) job: String,
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 /// `penstock ask`.

@@ -20,11 +20,11 @@ use penstock_policy::tenant::FallbackConsent;
 use penstock_policy::time::Timestamp;
 use penstock_service::config::Timing;
 use penstock_service::ports::{
-    Clock, Control, Engine, EngineInfo, Entropy, Fallback, Pool, PortError, Tenant, TenantLimits,
+    Clock, Control, Engine, EngineInfo, Entropy, Fallback, KeyRecord, Pool, PortError, Tenant, TenantLimits,
 };
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
 use penstock_service::upstreams::Outside;
-use penstock_service::{ApiKey, Ports, Service, guarded};
+use penstock_service::{ApiKey, OperatorKey, Ports, Service, guarded};
 use penstock_sqlite::{DiskBlobs, Durability, Sqlite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -33,7 +33,7 @@ use crate::command::EngineArgs;
 use crate::error::CliError;
 use crate::model::{self, Model};
 use crate::onnx_runtime;
-use crate::ready::{Ready, private_file};
+use crate::ready::{Ready, operator_key, private_file};
 use crate::staff::{Candidate, Staff};
 use crate::upstream::UpstreamArgs;
 
@@ -47,7 +47,7 @@ const LOCAL_PER_MINUTE: u64 = 60_000_000;
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// The folder of payloads too large for a message, inside the data folder.
-const BLOBS: &str = "blobs";
+pub(crate) const BLOBS: &str = "blobs";
 
 /// How long a job and its answer are kept after its end, and how often older ones are looked for.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -136,7 +136,11 @@ impl Embedded {
             front.order(&model.pool, always).await?;
         }
         let breakers = tokio::spawn(watch_pools(Arc::clone(&front)));
-        let router = penstock_service::router(front).merge(metrics_route(metrics));
+        // A key for each run: nobody who saw an old one can use it.
+        let operator = OperatorKey::generate(|| OsEntropy.draw());
+        private_file(&operator_key(&folder), &format!("{}\n", operator.expose()))?;
+        let admin = penstock_service::admin_router(Arc::clone(&front), &operator);
+        let router = penstock_service::router(front).merge(admin).merge(metrics_route(metrics));
         // Answers go out as they are written: a stream's words must not wait for the next ones.
         let listener = listener.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {
@@ -295,7 +299,12 @@ async fn set_up_tenant(sqlite: &Sqlite, folder: &Path, upstream: bool) -> Result
     let known = std::fs::read_to_string(&path).ok().and_then(|text| ApiKey::parse(text.trim()));
     let key = known.unwrap_or_else(|| ApiKey::generate(|| OsEntropy.draw()));
     private_file(&path, &format!("{}\n", key.expose()))?;
-    sqlite.put_key(&key.record(tenant.id.clone())).await?;
+    // One that was revoked stays so.
+    if sqlite.key(key.id()).await?.is_none() {
+        let record =
+            KeyRecord { label: "local".to_owned(), created: SystemClock.now(), ..key.record(tenant.id.clone()) };
+        sqlite.put_key(&record).await?;
+    }
     let known = sqlite.tenant(&tenant.id).await?;
     if known.as_ref().is_none_or(|known| known.fallback.upstream != upstream) {
         let tenant = known.unwrap_or(tenant);

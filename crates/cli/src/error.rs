@@ -49,6 +49,16 @@ pub(crate) enum CliError {
     Answer { status: u16, message: String },
     #[error("no server answers at {url}: {cause}")]
     Unreachable { url: String, cause: String },
+    #[error(
+        "there is no data in {}: start `penstock up` first, or name the data folder of your server with --data DIR",
+        .0.display()
+    )]
+    NoData(PathBuf),
+    #[cfg(feature = "aws")]
+    #[error("{0}; `--aws` needs what the functions' environment has, see the template's outputs")]
+    Config(#[from] penstock_service::config::ConfigError),
+    #[error("the answer cannot be read: {0}")]
+    Unreadable(#[source] serde_json::Error),
     #[error("the answer broke off: {0}")]
     BrokenOff(String),
     #[error("a built-in limit is malformed: {0:?}")]

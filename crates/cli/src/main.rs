@@ -2,14 +2,18 @@
 
 mod ask;
 mod command;
+mod desk;
 mod embedded;
 mod error;
+mod explain;
 mod instructions;
 mod model;
 mod onnx_runtime;
 mod paths;
 mod ready;
 mod staff;
+mod tenant;
+mod tenant_command;
 mod up;
 mod upstream;
 
@@ -30,8 +34,13 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PENSTOCK_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let (Command::Up(Up { engine, .. }) | Command::Ask(Ask { engine, .. })) = &cli.command;
-    if let Err(error) = device::show(&engine.device, std::env::var_os("CUDA_VISIBLE_DEVICES").as_deref()) {
+    let engine = match &cli.command {
+        Command::Up(Up { engine, .. }) | Command::Ask(Ask { engine, .. }) => Some(engine),
+        Command::Tenant(_) | Command::Explain(_) => None,
+    };
+    if let Some(engine) = engine
+        && let Err(error) = device::show(&engine.device, std::env::var_os("CUDA_VISIBLE_DEVICES").as_deref())
+    {
         eprintln!("penstock: cannot start anew with {} alone in sight: {error}", engine.device);
         return ExitCode::FAILURE;
     }
@@ -45,6 +54,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Up(args) => runtime.block_on(up::run(args)),
         Command::Ask(args) => runtime.block_on(ask::run(args)),
+        Command::Tenant(args) => runtime.block_on(tenant::run(args)),
+        Command::Explain(args) => runtime.block_on(explain::run(args)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

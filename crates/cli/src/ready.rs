@@ -35,6 +35,11 @@ pub(crate) fn in_folder(data: &Path) -> PathBuf {
     data.join("ready.json")
 }
 
+/// The key of whoever operates the server, beside the ready file.
+pub(crate) fn operator_key(data: &Path) -> PathBuf {
+    data.join("operator-key")
+}
+
 /// Writes a file of mode 0600.
 pub(crate) fn private_file(path: &Path, content: &str) -> Result<(), CliError> {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -5,10 +5,12 @@
 //! [`Timing::record_cache`](crate::config::Timing), which bounds how long a revoked one still works; an unknown one
 //! for 10 s, so that guessing costs no reads.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::FutureExt;
 use http::{HeaderMap, header};
 use penstock_policy::id::{KeyId, TenantId};
 use penstock_policy::time::Timestamp;
@@ -20,6 +22,12 @@ use crate::error::ApiError;
 use crate::ports::{KeyRecord, Tenant};
 
 const UNKNOWN_CACHE: Duration = Duration::from_secs(10);
+
+/// The longest that a known key is remembered.
+const KEY_CACHE: Duration = Duration::from_secs(50);
+
+/// How old the note of a key's use may get.
+const USE_NOTED: Duration = Duration::from_secs(24 * 3600);
 
 /// An API key as its owner holds it. Shown once, never stored.
 #[derive(Clone, PartialEq, Eq)]
@@ -53,10 +61,18 @@ impl ApiKey {
         &self.id
     }
 
-    /// The record to store for the key.
+    /// The record to store for the key, without label or time.
     #[must_use]
     pub fn record(&self, tenant: TenantId) -> KeyRecord {
-        KeyRecord { id: self.id.clone(), tenant, secret_sha256: self.digest(), revoked: None }
+        KeyRecord {
+            id: self.id.clone(),
+            tenant,
+            secret_sha256: self.digest(),
+            revoked: None,
+            label: String::new(),
+            created: Timestamp::EPOCH,
+            used: None,
+        }
     }
 
     /// The key as its owner writes it.
@@ -92,12 +108,44 @@ impl Service {
         if !matches || record.revoked.is_some_and(|moment| moment <= now) {
             return Err(wrong());
         }
-        self.tenant(&record.tenant, now).await?.ok_or_else(wrong)
+        self.note_use(&record, now);
+        self.served(&record.tenant, now).await?.ok_or_else(wrong)
+    }
+
+    /// A tenant whose requests are taken.
+    ///
+    /// # Errors
+    /// 403 if it is suspended.
+    async fn served(&self, id: &TenantId, now: Timestamp) -> Result<Option<Tenant>, ApiError> {
+        match self.tenant(id, now).await? {
+            Some(tenant) if tenant.suspended => Err(ApiError::suspended()),
+            found => Ok(found),
+        }
+    }
+
+    /// Writes down that a key is in use: about once a day, beside the request and not before its answer.
+    fn note_use(&self, record: &KeyRecord, now: Timestamp) {
+        if record.used.is_some_and(|used| now.since(used) < USE_NOTED) {
+            return;
+        }
+        let noted = KeyRecord { used: Some(now), ..record.clone() };
+        self.caches.keys.put(record.id.clone(), Some(noted), now, self.key_cache());
+        let (control, id) = (Arc::clone(&self.ports.control), record.id.clone());
+        let task = async move {
+            if let Err(error) = control.touch_key(&id, now).await {
+                tracing::warn!(key = %id, %error, "the use of a key is not noted");
+            }
+        };
+        self.ports.spawner.spawn(task.boxed());
+    }
+
+    /// How long a key is remembered: a store may show a revocation a second late, and together they stay within a minute.
+    fn key_cache(&self) -> Duration {
+        self.timing.record_cache.min(KEY_CACHE)
     }
 
     async fn key_record(&self, id: &KeyId, now: Timestamp) -> Result<Option<KeyRecord>, ApiError> {
-        let good_for =
-            |found: &Option<KeyRecord>| if found.is_some() { self.timing.record_cache } else { UNKNOWN_CACHE };
+        let good_for = |found: &Option<KeyRecord>| if found.is_some() { self.key_cache() } else { UNKNOWN_CACHE };
         Ok(self.caches.keys.fetch(id, now, good_for, self.ports.control.key(id)).await?)
     }
 

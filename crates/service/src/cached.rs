@@ -37,6 +37,11 @@ impl<K: Ord + Clone, V: Clone> Cached<K, V> {
         entries.get(key).filter(|(until, _)| until.after(beyond) > now).map(|(_, value)| value.clone())
     }
 
+    /// Forgets a value, which has changed.
+    pub(crate) fn forget(&self, key: &K) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
     /// Keeps a value for `good_for`.
     pub(crate) fn put(&self, key: K, value: V, now: Timestamp, good_for: Duration) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);

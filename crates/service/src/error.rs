@@ -47,10 +47,28 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key", None, message)
     }
 
+    /// 403 about a tenant that is not served.
+    pub(crate) fn suspended() -> Self {
+        let message = "this account is suspended: ask whoever operates this service";
+        Self::new(StatusCode::FORBIDDEN, "permission_error", "account_suspended", None, message)
+    }
+
     /// 404 about a model.
     pub(crate) fn no_such_model(model: &str, known: &[&str]) -> Self {
         let message = format!("the model '{model}' does not exist; offered: {}", known.join(", "));
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", Some("model"), message)
+    }
+
+    /// 409 about something that is there already.
+    pub(crate) fn taken(param: &str, message: String) -> Self {
+        let error = Self::new(StatusCode::CONFLICT, "invalid_request_error", "already_exists", Some(param), message);
+        Self { should_retry: Some(false), ..error }
+    }
+
+    /// 404 about something the operator named.
+    pub(crate) fn nothing_like_it(what: &str, name: &str) -> Self {
+        let message = format!("there is no {what} '{name}'");
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", Some(what), message)
     }
 
     /// 404 about a job.

@@ -181,6 +181,26 @@ impl Control for Behind<dyn Control> {
         self.run(self.port.put_tenant(tenant)).await
     }
 
+    async fn tenants(&self) -> PortResult<Vec<Tenant>> {
+        self.run(self.port.tenants()).await
+    }
+
+    async fn remove_tenant(&self, id: &TenantId) -> PortResult<()> {
+        self.run(self.port.remove_tenant(id)).await
+    }
+
+    async fn keys(&self, tenant: &TenantId) -> PortResult<Vec<KeyRecord>> {
+        self.run(self.port.keys(tenant)).await
+    }
+
+    async fn touch_key(&self, id: &KeyId, now: Timestamp) -> PortResult<()> {
+        self.run(self.port.touch_key(id, now)).await
+    }
+
+    async fn remove_key(&self, key: &KeyRecord) -> PortResult<()> {
+        self.run(self.port.remove_key(key)).await
+    }
+
     async fn pools(&self) -> PortResult<Vec<Pool>> {
         self.run(self.port.pools()).await
     }

@@ -7,6 +7,7 @@
 //! the words; on the other side of the queue [`consume`] receives, [`work`] runs one job on the engine and writes down
 //! what it says, and [`settle`] draws the consequences of its end.
 
+mod admin;
 mod admit;
 mod answering;
 mod asked;
@@ -42,6 +43,7 @@ mod standing;
 pub mod story;
 #[cfg(feature = "system")]
 pub mod system;
+mod tenants;
 mod told;
 pub mod upstreams;
 mod usage;
@@ -68,6 +70,7 @@ use ports::{
 use upstreams::Outside;
 use usage::Arrears;
 
+pub use admin::{OperatorKey, admin_router};
 pub use auth::ApiKey;
 pub use consume::Consumer;
 pub use control::TierChange;

@@ -406,6 +406,24 @@ impl Control for Gone<dyn Control> {
     async fn put_key(&self, key: &KeyRecord) -> PortResult<()> {
         self.port.put_key(key).await
     }
+    async fn keys(&self, tenant: &TenantId) -> PortResult<Vec<KeyRecord>> {
+        self.there()?;
+        self.port.keys(tenant).await
+    }
+    async fn touch_key(&self, id: &KeyId, now: Timestamp) -> PortResult<()> {
+        self.there()?;
+        self.port.touch_key(id, now).await
+    }
+    async fn remove_key(&self, key: &KeyRecord) -> PortResult<()> {
+        self.port.remove_key(key).await
+    }
+    async fn tenants(&self) -> PortResult<Vec<Tenant>> {
+        self.there()?;
+        self.port.tenants().await
+    }
+    async fn remove_tenant(&self, id: &TenantId) -> PortResult<()> {
+        self.port.remove_tenant(id).await
+    }
     async fn tenant(&self, id: &TenantId) -> PortResult<Option<Tenant>> {
         self.there()?;
         self.port.tenant(id).await

@@ -11,9 +11,9 @@ use http_body_util::BodyExt;
 use penstock_policy::classes::Class;
 use penstock_policy::cost::{Price, UsdMicros};
 use penstock_policy::id::TenantId;
-use penstock_service::ApiKey;
 use penstock_service::config::Timing;
 use penstock_service::ports::{Clock, Entropy, Pool, Tenant};
+use penstock_service::{ApiKey, OperatorKey, Service};
 use penstock_sim::World;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -208,4 +208,101 @@ fn one_tenant_sees_nothing_of_another_s_job_usage_or_story() {
     let (_, usage) = get(&mut world, &other, "/v1/usage");
     assert_eq!((&usage["tenant"], &usage["total"]["requests"]), (&json!("other"), &json!(1)));
     assert_eq!(get(&mut world, &other, "/v1/usage?from=last-week").0, StatusCode::BAD_REQUEST);
+}
+
+/// Sends the operator's request; the store in memory answers at once.
+fn operate(world: &World, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
+    let operator = OperatorKey::generate(|| world.kernel.draw());
+    let router = penstock_service::admin_router(Arc::clone(&world.service), &operator);
+    let authorization = format!("Bearer {}", operator.expose());
+    let request = Request::builder().method(method).uri(path).header("authorization", authorization);
+    let request = request.body(Body::from(body.to_string())).unwrap();
+    at_once(async {
+        let response = router.oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        (parts.status, serde_json::from_slice(&bytes).unwrap())
+    })
+}
+
+/// Another handler of the same deployment, with memories of its own: what the operator does is done elsewhere.
+fn elsewhere(world: &World) -> Arc<Service> {
+    let timing = Timing::default();
+    Arc::new(Service::new(world.service.ports().clone(), timing, b"sim"))
+}
+
+#[test]
+fn keys_of_a_tenant_overlap_and_a_revoked_one_is_refused_everywhere_within_a_minute() {
+    let mut world = world(5);
+    let (status, added) = operate(&world, Method::POST, "/admin/v1/tenants", &json!({"id": "acme"}));
+    assert_eq!(status, StatusCode::OK, "{added}");
+    let new = |world: &World, label: &str| {
+        operate(world, Method::POST, "/admin/v1/tenants/acme/keys", &json!({"label": label})).1
+    };
+    let (first, second) = (new(&world, "first"), new(&world, "second"));
+    let [first_key, second_key] = [&first, &second].map(|key| key["key"].as_str().unwrap().to_owned());
+    for key in [&first_key, &second_key] {
+        assert_eq!(get(&mut world, key, "/v1/models").0, StatusCode::OK);
+    }
+    pass(&mut world, Duration::from_secs(1));
+    let listed = operate(&world, Method::GET, "/admin/v1/tenants/acme/keys", &json!({})).1;
+    assert_eq!(listed["data"].as_array().unwrap().len(), 2);
+    assert!(listed["data"][0]["last_used_at"].is_i64() && listed["data"][0]["key"].is_null(), "{listed}");
+
+    // Revoked by another handler, which this one hears of only by reading again.
+    let (here, there) = (Arc::clone(&world.service), elsewhere(&world));
+    world.service = there;
+    let path = format!("/admin/v1/tenants/acme/keys/{}", first["id"].as_str().unwrap());
+    assert_eq!(operate(&world, Method::DELETE, &path, &json!({})).0, StatusCode::OK);
+    world.service = here;
+    pass(&mut world, Duration::from_secs(60));
+    assert_eq!(get(&mut world, &first_key, "/v1/models").0, StatusCode::UNAUTHORIZED);
+    assert_eq!(get(&mut world, &second_key, "/v1/models").0, StatusCode::OK);
+
+    // With time to change over, and never put off once it is set.
+    let path = format!("/admin/v1/tenants/acme/keys/{}", second["id"].as_str().unwrap());
+    operate(&world, Method::DELETE, &format!("{path}?after_s=3600"), &json!({}));
+    operate(&world, Method::DELETE, &format!("{path}?after_s=7200"), &json!({}));
+    pass(&mut world, Duration::from_secs(3500));
+    assert_eq!(get(&mut world, &second_key, "/v1/models").0, StatusCode::OK);
+    pass(&mut world, Duration::from_secs(200));
+    assert_eq!(get(&mut world, &second_key, "/v1/models").0, StatusCode::UNAUTHORIZED);
+}
+
+#[test]
+fn a_suspended_tenant_is_told_so_and_served_again_when_it_is_taken_back() {
+    let mut world = world(6);
+    let key = newcomer(&world, "acme");
+    for (suspended, expected) in [(true, StatusCode::FORBIDDEN), (false, StatusCode::OK), (true, StatusCode::FORBIDDEN)]
+    {
+        let terms = json!({ "suspended": suspended });
+        assert_eq!(operate(&world, Method::PATCH, "/admin/v1/tenants/acme", &terms).0, StatusCode::OK);
+        assert_eq!(get(&mut world, &key, "/v1/models").0, expected);
+    }
+}
+
+#[test]
+fn the_operator_s_routes_take_the_operator_s_key_alone_and_one_tenant_s_keys_are_not_another_s() {
+    let mut world = world(7);
+    let (key, other) = (world.key.clone(), newcomer(&world, "other"));
+    let operator = OperatorKey::generate(|| world.kernel.draw());
+    let router = penstock_service::admin_router(Arc::clone(&world.service), &operator);
+    for given in [key.as_str(), "", "po_", &operator.expose()[..20]] {
+        let request = Request::get("/admin/v1/tenants").header("authorization", format!("Bearer {given}"));
+        let response = at_once(router.clone().oneshot(request.body(Body::empty()).unwrap())).unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{given}");
+    }
+    // The routes of tenants know nothing of the operator's.
+    assert_eq!(get(&mut world, &key, "/admin/v1/tenants").0, StatusCode::NOT_FOUND);
+    let id = ApiKey::parse(&other).unwrap().id().to_string();
+    let (status, _) = operate(&world, Method::DELETE, &format!("/admin/v1/tenants/tenant/keys/{id}"), &json!({}));
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert_eq!(get(&mut world, &other, "/v1/models").0, StatusCode::OK);
+    for terms in
+        [json!({"id": "a/b"}), json!({"id": "x", "terms": {"class": "p9"}}), json!({"id": "x", "terms": {"oops": 1}})]
+    {
+        let (status, refused) = operate(&world, Method::POST, "/admin/v1/tenants", &terms);
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{terms}: {refused}");
+    }
+    assert_eq!(operate(&world, Method::POST, "/admin/v1/tenants", &json!({"id": "other"})).0, StatusCode::CONFLICT);
 }

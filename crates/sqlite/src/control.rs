@@ -5,10 +5,12 @@ use penstock_policy::id::{KeyId, PoolId, TenantId, WorkerId};
 use penstock_policy::time::Timestamp;
 use penstock_service::control_record::{pool_from, pool_text, tenant_from, tenant_text};
 use penstock_service::ports::{Control, KeyRecord, Pool, PortResult, Tenant, WorkerRecord};
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Row, params};
 
 use crate::Sqlite;
 use crate::rows::{malformed, moment, parsed};
+
+const KEY_COLUMNS: &str = "id, tenant, secret_sha256, revoked, label, created, used";
 
 #[async_trait]
 impl Control for Sqlite {
@@ -17,15 +19,8 @@ impl Control for Sqlite {
         self.store
             .read(move |connection| {
                 connection
-                    .prepare_cached("SELECT tenant, secret_sha256, revoked FROM api_key WHERE id = ?")?
-                    .query_row(params![id.as_str()], |row| {
-                        Ok(KeyRecord {
-                            id: id.clone(),
-                            tenant: parsed(row, 0, "tenant")?,
-                            secret_sha256: row.get(1)?,
-                            revoked: row.get::<_, Option<i64>>(2)?.map(Timestamp::from_millis),
-                        })
-                    })
+                    .prepare_cached(&format!("SELECT {KEY_COLUMNS} FROM api_key WHERE id = ?"))?
+                    .query_row(params![id.as_str()], key_record)
                     .optional()
             })
             .await
@@ -36,14 +31,52 @@ impl Control for Sqlite {
         self.store
             .write(move |connection| {
                 connection
-                    .prepare_cached("INSERT OR REPLACE INTO api_key VALUES (?, ?, ?, ?)")?
+                    .prepare_cached(&format!(
+                        "INSERT OR REPLACE INTO api_key ({KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+                    ))?
                     .execute(params![
                         key.id.as_str(),
                         key.tenant.as_str(),
                         key.secret_sha256,
-                        key.revoked.map(Timestamp::as_millis)
+                        key.revoked.map(Timestamp::as_millis),
+                        key.label,
+                        key.created.as_millis(),
+                        key.used.map(Timestamp::as_millis)
                     ])
                     .map(|_| ())
+            })
+            .await
+    }
+
+    async fn keys(&self, tenant: &TenantId) -> PortResult<Vec<KeyRecord>> {
+        let tenant = tenant.clone();
+        self.store
+            .read(move |connection| {
+                connection
+                    .prepare_cached(&format!("SELECT {KEY_COLUMNS} FROM api_key WHERE tenant = ? ORDER BY id"))?
+                    .query_map(params![tenant.as_str()], key_record)?
+                    .collect()
+            })
+            .await
+    }
+
+    async fn touch_key(&self, id: &KeyId, now: Timestamp) -> PortResult<()> {
+        let id = id.clone();
+        self.store
+            .write(move |connection| {
+                connection
+                    .prepare_cached("UPDATE api_key SET used = ? WHERE id = ?")?
+                    .execute(params![now.as_millis(), id.as_str()])
+                    .map(|_| ())
+            })
+            .await
+    }
+
+    async fn remove_key(&self, key: &KeyRecord) -> PortResult<()> {
+        let id = key.id.clone();
+        self.store
+            .write(move |connection| {
+                connection.prepare_cached("DELETE FROM api_key WHERE id = ?")?.execute(params![id.as_str()]).map(|_| ())
             })
             .await
     }
@@ -70,6 +103,29 @@ impl Control for Sqlite {
                     .prepare_cached("INSERT OR REPLACE INTO tenant VALUES (?, ?)")?
                     .execute(params![id.as_str(), record])
                     .map(|_| ())
+            })
+            .await
+    }
+
+    async fn tenants(&self) -> PortResult<Vec<Tenant>> {
+        self.store
+            .read(|connection| {
+                connection
+                    .prepare_cached("SELECT id, record FROM tenant ORDER BY id")?
+                    .query_map([], |row| {
+                        let id: TenantId = parsed(row, 0, "tenant")?;
+                        tenant_from(&id, row.get_ref(1)?.as_str()?).ok_or_else(|| malformed(1, "tenant"))
+                    })?
+                    .collect()
+            })
+            .await
+    }
+
+    async fn remove_tenant(&self, id: &TenantId) -> PortResult<()> {
+        let id = id.clone();
+        self.store
+            .write(move |connection| {
+                connection.prepare_cached("DELETE FROM tenant WHERE id = ?")?.execute(params![id.as_str()]).map(|_| ())
             })
             .await
     }
@@ -156,4 +212,16 @@ impl Control for Sqlite {
             })
             .await
     }
+}
+
+fn key_record(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
+    Ok(KeyRecord {
+        id: parsed(row, 0, "key")?,
+        tenant: parsed(row, 1, "tenant")?,
+        secret_sha256: row.get(2)?,
+        revoked: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_millis),
+        label: row.get(4)?,
+        created: moment(row, 5)?,
+        used: row.get::<_, Option<i64>>(6)?.map(Timestamp::from_millis),
+    })
 }

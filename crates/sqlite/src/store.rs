@@ -28,6 +28,11 @@ const MIGRATIONS: &[&str] = &[
     // What happened to a job, as JSON, penstock_service::story.
     "ALTER TABLE job ADD COLUMN story TEXT;",
     include_str!("schema_holds.sql"),
+    // What an owner knows a key by, and a tenant's keys together.
+    "ALTER TABLE api_key ADD COLUMN label TEXT NOT NULL DEFAULT '';
+     ALTER TABLE api_key ADD COLUMN created INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE api_key ADD COLUMN used INTEGER;
+     CREATE INDEX api_key_tenant ON api_key (tenant);",
 ];
 
 /// The most calls committed together: bounds the delay of the first one.

@@ -3,6 +3,7 @@
 //! Requests are read tolerantly (unknown fields are ignored) but checked completely: a value that exists is valid, and
 //! a refusal names the field. Answers are written exactly as the stock `openai` clients read them.
 
+pub mod admin;
 pub mod chat;
 pub mod error;
 pub mod explain;

@@ -36,7 +36,15 @@ async fn control_records_read_back_exactly() {
     world.aws.put_tenant(&tenant).await.unwrap();
     assert_eq!(world.aws.tenant(&tenant.id).await.unwrap(), Some(tenant.clone()));
 
-    let mut key = KeyRecord { id: KeyId::from_bits(5), tenant: tenant.id, secret_sha256: [7; 32], revoked: None };
+    let mut key = KeyRecord {
+        id: KeyId::from_bits(5),
+        tenant: tenant.id,
+        secret_sha256: [7; 32],
+        revoked: None,
+        label: "ci".to_owned(),
+        created: NOW,
+        used: None,
+    };
     assert_eq!(world.aws.key(&key.id).await.unwrap(), None);
     world.aws.put_key(&key).await.unwrap();
     assert_eq!(world.aws.key(&key.id).await.unwrap(), Some(key.clone()));

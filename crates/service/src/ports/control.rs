@@ -18,8 +18,14 @@ pub struct KeyRecord {
     pub tenant: TenantId,
     /// SHA-256 of the secret half.
     pub secret_sha256: [u8; 32],
-    /// When it stopped to be valid.
+    /// When it stops to be valid; a moment to come leaves its holders time to change over.
     pub revoked: Option<Timestamp>,
+    /// What its owner calls it.
+    pub label: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it was last used, within a day or so.
+    pub used: Option<Timestamp>,
 }
 
 /// A tenant.
@@ -159,11 +165,21 @@ pub trait Control: Send + Sync {
     async fn key(&self, id: &KeyId) -> PortResult<Option<KeyRecord>>;
     /// Writes a key's record.
     async fn put_key(&self, key: &KeyRecord) -> PortResult<()>;
+    /// The keys of a tenant, sorted by id.
+    async fn keys(&self, tenant: &TenantId) -> PortResult<Vec<KeyRecord>>;
+    /// Notes that a key was used, and nothing else about it; does nothing if there is no such key.
+    async fn touch_key(&self, id: &KeyId, now: Timestamp) -> PortResult<()>;
+    /// Removes a key's record.
+    async fn remove_key(&self, key: &KeyRecord) -> PortResult<()>;
 
     /// A tenant.
     async fn tenant(&self, id: &TenantId) -> PortResult<Option<Tenant>>;
     /// Writes a tenant.
     async fn put_tenant(&self, tenant: &Tenant) -> PortResult<()>;
+    /// All tenants, sorted by id.
+    async fn tenants(&self) -> PortResult<Vec<Tenant>>;
+    /// Removes a tenant's record, and nothing that belongs to it.
+    async fn remove_tenant(&self, id: &TenantId) -> PortResult<()>;
 
     /// All pools, sorted by id.
     async fn pools(&self) -> PortResult<Vec<Pool>>;
