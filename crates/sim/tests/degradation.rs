@@ -168,6 +168,57 @@ fn a_burst_of_errors_opens_the_pool_and_probes_lead_it_back_tier_by_tier() {
 }
 
 #[test]
+fn some_errors_send_nine_of_ten_to_another_pool_until_the_tenth_shows_that_all_is_well() {
+    let mut world = World::new(13, Timing::default(), World::wide_limits().unwrap()).unwrap();
+    let control = Arc::clone(&world.service.ports().control);
+    let home = now(control.pools()).unwrap().remove(0);
+    let second = Pool { id: id("second"), model: "scripted-b".to_owned(), ..home.clone() };
+    now(control.put_pool(&second)).unwrap();
+    now(control.put_pool(&Pool { fallbacks: vec![Fallback::Pool(id("second"))], ..home })).unwrap();
+    let faults = Faults::default();
+    faults.set_percent(10);
+    world.start_worker_of(&id("default"), 16, TICK, faults.clone()).unwrap();
+    world.start_worker_of(&id("second"), 16, TICK, Faults::default()).unwrap();
+    let changes = evaluate(&world);
+    let all = All::default();
+    let gap = Duration::from_millis(500);
+    traffic(&world, &all, 240, gap, &json!({}));
+    assert_eq!(changes.lock().unwrap().last().unwrap().1.to, Tier::Switch, "one of ten fails");
+    let before = all.lock().unwrap().len();
+    traffic(&world, &all, 200, gap, &json!({}));
+    let elsewhere = |from: usize| {
+        let all = all.lock().unwrap();
+        assert!(all[from..].iter().all(|got| got.status == StatusCode::OK));
+        let switched = all[from..].iter().filter(|got| got.header("x-penstock-fallback") == "pool=second").count();
+        switched * 100 / (all.len() - from)
+    };
+    assert!((80..=97).contains(&elsewhere(before)), "{} % elsewhere", elsewhere(before));
+    assert_eq!(changes.lock().unwrap().len(), 1, "{:?}", changes.lock().unwrap());
+    faults.set_percent(0);
+    traffic(&world, &all, 840, gap, &json!({}));
+    assert_eq!(changes.lock().unwrap().last().unwrap().1.to, Tier::Normal);
+    let before = all.lock().unwrap().len();
+    traffic(&world, &all, 20, gap, &json!({}));
+    assert_eq!(elsewhere(before), 0);
+}
+
+#[test]
+fn what_can_wait_stays_in_its_queue_while_the_pool_is_not_well() {
+    let mut world = World::new(14, Timing::default(), World::wide_limits().unwrap()).unwrap();
+    let (urgent, flexible) = (All::default(), All::default());
+    spawn_ask(&world, &urgent, "urgent", &json!({}));
+    spawn_ask(&world, &flexible, "flexible", &json!({"service_tier": "flex"}));
+    pass(&world, Duration::from_secs(1));
+    let until = world.kernel.now().after(Duration::from_secs(60));
+    now(world.service.order(&id("default"), Some((Order::Refuse, until)))).unwrap();
+    world.start_worker(4, TICK).unwrap();
+    pass(&world, Duration::from_secs(50));
+    assert_eq!((urgent.lock().unwrap().len(), flexible.lock().unwrap().len()), (1, 0));
+    pass(&world, Duration::from_secs(15));
+    assert_eq!(flexible.lock().unwrap().len(), 1);
+}
+
+#[test]
 fn an_answer_that_was_there_already_is_no_probe() {
     let mut world = World::new(12, Timing::default(), World::wide_limits().unwrap()).unwrap();
     let (worker, _) = world.start_worker(4, TICK).unwrap();
@@ -528,6 +579,19 @@ fn known_tenants_and_models_are_served_while_their_records_cannot_be_read_and_no
     gone.store(false, Ordering::Relaxed);
     pass(&world, refused.wait());
     assert_eq!(ask(&world, "two", &json!({})).status, StatusCode::OK, "it came back when it was told to");
+}
+
+#[test]
+fn a_standing_that_cannot_be_read_holds_for_a_minute_and_is_then_taken_for_normal() {
+    let Outage { world, gone, .. } = outage(15);
+    assert_eq!(ask(&world, "one", &json!({})).status, StatusCode::OK);
+    close(&world, "default", Order::Refuse);
+    assert_eq!(ask(&world, "two", &json!({})).status, StatusCode::SERVICE_UNAVAILABLE);
+    gone.store(true, Ordering::Relaxed);
+    pass(&world, Duration::from_secs(55));
+    assert_eq!(ask(&world, "two", &json!({})).status, StatusCode::SERVICE_UNAVAILABLE, "static");
+    pass(&world, Duration::from_secs(10));
+    assert_eq!(ask(&world, "two", &json!({})).status, StatusCode::OK, "open");
 }
 
 #[test]
