@@ -44,10 +44,14 @@ struct Server {
 }
 
 fn up(arguments: &[&str], key_of_upstream: Option<&str>) -> Server {
+    up_on(&[&["--ephemeral"], arguments].concat(), key_of_upstream)
+}
+
+fn up_on(arguments: &[&str], key_of_upstream: Option<&str>) -> Server {
     let home = tempfile::tempdir().unwrap();
     let ready = home.path().join("ready.json");
     let mut command = Command::new(built("penstock"));
-    command.args(["up", "--port", "0", "--ephemeral"]).args(arguments).arg("--ready-file").arg(&ready);
+    command.args(["up", "--port", "0"]).args(arguments).arg("--ready-file").arg(&ready);
     command.env("XDG_CACHE_HOME", home.path()).env("XDG_DATA_HOME", home.path());
     command.env("PENSTOCK_ORT", given("PENSTOCK_ORT"));
     if let Some(key) = key_of_upstream {
@@ -114,6 +118,32 @@ async fn a_stream_whose_upstream_is_killed_ends_in_an_error_chunk() {
     assert!(reply.body.contains("upstream_failed") && reply.body.ends_with("data: [DONE]\n\n"), "{}", reply.body);
     let refused = gateway.client.ask("bytes", "again", false).await;
     assert_eq!(refused.status, 503, "{}", refused.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_closes_a_pool_by_command_and_opens_it_again() {
+    let data = tempfile::tempdir().unwrap();
+    let data = data.path().join("data");
+    let data = data.to_str().unwrap();
+    let server = up_on(&["--data", data], None);
+    let breaker = |arguments: &[&str]| {
+        let output = Command::new(built("penstock")).arg("breaker").args(arguments).args(["--data", data]).output();
+        let output = output.unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (_, shown, _) = breaker(&["--json"]);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["data"][0]["tier"], &shown["data"][0]["reason"]), (&json!(0), &json!("healthy")));
+    let pool = shown["data"][0]["pool"].as_str().unwrap().to_owned();
+    assert!(breaker(&[&pool, "--refuse", "--for", "20s"]).1.contains("tier 4  by order (refuse)"));
+    let refused = server.client.ask(MODEL, "R:12=", false).await;
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    let wait: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((15..=31).contains(&wait), "{wait} s");
+    assert!(breaker(&[&pool, "--clear"]).1.contains("tier 0"));
+    assert_eq!(server.client.ask(MODEL, "R:12=", false).await.text(), "21");
+    assert!(breaker(&["no-such-pool", "--clear"]).2.contains(&pool), "the error names the pools there are");
+    assert!(!breaker(&[&pool, "--refuse"]).0, "an order must end");
 }
 
 /// A model that says random bytes, for as long as it is let.

@@ -1,11 +1,12 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use penstock_gpu_worker::engine::device::Device;
 
-use crate::tenant_command::{Place, TenantCommand};
+use crate::tenant_command::{Place, TenantCommand, parse_time};
 use crate::upstream::UpstreamArgs;
 
 /// An inference service that queues instead of refusing: OpenAI-style HTTP in front, durable queues in the middle,
@@ -45,6 +46,38 @@ pub(crate) enum Command {
     /// Tell why a request went as it did: admission, limits, waiting, claims, tokens, charge.
     #[command(after_help = "Example: penstock explain 01JDQ2...   (the id is in an answer's x-penstock-job-id header)")]
     Explain(Explain),
+    /// Show how the pools stand, or close one for a time.
+    ///
+    /// Works on the server that `penstock up` has running and, with --aws (in builds with the feature `aws`), on a
+    /// deployment. What was accepted before is still answered.
+    #[command(after_help = "Examples:
+  penstock breaker
+  penstock breaker my-model --fallbacks --for 15m   (other pools, upstreams, the configured text)
+  penstock breaker my-model --refuse --for 1h
+  penstock breaker my-model --clear")]
+    Breaker(Breaker),
+}
+
+/// `penstock breaker`.
+#[derive(Debug, Args)]
+pub(crate) struct Breaker {
+    /// The pool; default: all are shown.
+    #[arg(required_if_eq_any([("refuse", "true"), ("fallbacks", "true"), ("clear", "true")]))]
+    pub(crate) pool: Option<String>,
+    /// Refuse everything.
+    #[arg(long, group = "order", requires = "time")]
+    pub(crate) refuse: bool,
+    /// Answer everything by the pool's fallbacks.
+    #[arg(long, group = "order", requires = "time")]
+    pub(crate) fallbacks: bool,
+    /// Go by evidence again.
+    #[arg(long, group = "order", conflicts_with = "time")]
+    pub(crate) clear: bool,
+    /// For how long, such as 15m or 2h; 30 days at most.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_time, requires = "order")]
+    pub(crate) time: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 /// Where the engine's parts are.

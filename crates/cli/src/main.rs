@@ -1,6 +1,7 @@
 //! The `penstock` command.
 
 mod ask;
+mod breaker;
 mod command;
 mod desk;
 mod embedded;
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let engine = match &cli.command {
         Command::Up(Up { engine, .. }) | Command::Ask(Ask { engine, .. }) => Some(engine),
-        Command::Tenant(_) | Command::Explain(_) => None,
+        Command::Tenant(_) | Command::Explain(_) | Command::Breaker(_) => None,
     };
     if let Some(engine) = engine
         && let Err(error) = device::show(&engine.device, std::env::var_os("CUDA_VISIBLE_DEVICES").as_deref())
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Command::Ask(args) => runtime.block_on(ask::run(args)),
         Command::Tenant(args) => runtime.block_on(tenant::run(args)),
         Command::Explain(args) => runtime.block_on(explain::run(args)),
+        Command::Breaker(args) => runtime.block_on(breaker::run(args)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

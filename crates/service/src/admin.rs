@@ -12,7 +12,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header;
@@ -63,6 +63,8 @@ pub fn admin_router(service: Arc<Service>, key: &OperatorKey) -> Router {
         .route("/admin/v1/tenants/{id}/keys/{key}", delete(revoke_key))
         .route("/admin/v1/tenants/{id}/usage", get(usage))
         .route("/admin/v1/jobs/{id}/explain", get(explain))
+        .route("/admin/v1/pools/standing", get(list_standings))
+        .route("/admin/v1/pools/{id}/order", put(give_order))
         .layer(axum::extract::DefaultBodyLimit::max(MOST_BODY_BYTES))
         .layer(axum::middleware::from_fn_with_state(expected, check))
         .with_state(service)
@@ -124,6 +126,14 @@ async fn usage(State(service): App, Path(id): Path<String>, RawQuery(query): Raw
     let days = Days::read(query.as_deref().unwrap_or_default(), service.ports().clock.now())?;
     let tenant = service.existing(&id).await?;
     Ok(json(&service.usage(&tenant.id, &days).await?))
+}
+
+async fn list_standings(State(service): App) -> Result<Response, ApiError> {
+    Ok(json(&service.list_standings().await?))
+}
+
+async fn give_order(State(service): App, Path(id): Path<String>, body: Bytes) -> Result<Response, ApiError> {
+    Ok(json(&service.give_order(&id, &read(&body)?).await?))
 }
 
 async fn explain(State(service): App, Path(id): Path<String>) -> Result<Response, ApiError> {

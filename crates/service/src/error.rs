@@ -71,6 +71,12 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", Some(what), message)
     }
 
+    /// 404 about a pool.
+    pub(crate) fn no_such_pool(known: &str) -> Self {
+        let message = format!("there is no such pool; there are: {known}");
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "pool_not_found", None, message)
+    }
+
     /// 404 about a job.
     pub(crate) fn no_such_job() -> Self {
         let message = "there is no such job; ids are in the 'x-penstock-job-id' header of each answer";

@@ -32,6 +32,7 @@ mod http;
 pub mod http_upstream;
 pub mod message;
 mod obtain;
+mod orders;
 mod outside;
 pub mod ports;
 pub mod record;

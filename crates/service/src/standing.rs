@@ -109,6 +109,11 @@ impl Service {
         Err(PortError::Throttled { store: "board", cause: "the standing changed at every try".to_owned() })
     }
 
+    /// A pool's standing, as posted last.
+    pub(crate) async fn standing_anew(&self, pool: &PoolId) -> PortResult<Standing> {
+        self.posted(pool).await.map(|(_, standing)| standing)
+    }
+
     async fn posted(&self, pool: &PoolId) -> PortResult<(Option<u64>, Standing)> {
         match self.ports.board.read(&key_of(pool)).await? {
             None => Ok((None, Standing::default())),
@@ -122,6 +127,14 @@ impl Service {
 
 fn key_of(pool: &PoolId) -> BoardKey {
     BoardKey::new("breaker", pool.as_str())
+}
+
+/// An order's word, stored and shown.
+pub(crate) const fn name_of(order: Order) -> &'static str {
+    match order {
+        Order::Refuse => "refuse",
+        Order::Fallbacks => "fallbacks",
+    }
 }
 
 const VERSION: u32 = 1;
@@ -152,13 +165,7 @@ fn encode(standing: &Standing) -> String {
         Reason::Errors { bad, all } | Reason::Late { late: bad, all } => (bad, all),
         Reason::Healthy | Reason::NoWorker | Reason::Calm | Reason::Recovering => (0, 0),
     };
-    let order = |(order, until): (Order, Timestamp)| {
-        let name = match order {
-            Order::Refuse => "refuse",
-            Order::Fallbacks => "fallbacks",
-        };
-        (name.to_owned(), until.as_millis())
-    };
+    let order = |(order, until): (Order, Timestamp)| (name_of(order).to_owned(), until.as_millis());
     let stored = Stored {
         v: VERSION,
         tier: standing.tier.number(),

@@ -10,4 +10,5 @@ pub mod explain;
 pub mod job;
 pub mod models;
 pub mod sse;
+pub mod standing;
 pub mod usage;
