@@ -121,6 +121,7 @@ impl<'s> Sequence<'s> {
             price: Price::default(),
             retention: Retention::default(),
             admitted: Admitted::default(),
+            keep: None,
         }
     }
 
@@ -184,14 +185,14 @@ impl<'s> Sequence<'s> {
             replaces: (self.chance.below(2) == 0).then(|| self.pick_job()),
         });
         let message = Message { spec: self.spec(id), payload: Payload::Inline("{}".to_owned()) };
-        let acceptance = Acceptance { message, takes, marker, nonce: self.chance.nonce() };
+        let acceptance = Acceptance { message, takes, marker, attempt: None, nonce: self.chance.nonce() };
         let expected = self.model.accept(&acceptance, self.now);
         for time in 0..1 + u64::from(self.lost_reply()) {
             let seen = match self.subject.jobs.accept(&acceptance, self.now).await.unwrap() {
                 Accepted::Held(marker) => AcceptedAs::Held(marker.job),
                 Accepted::Refused { key, part, until, .. } => AcceptedAs::Refused { key, part, until },
                 Accepted::Yes { spec, levels } => AcceptedAs::Yes {
-                    spec: *spec,
+                    spec,
                     left: acceptance.takes.iter().zip(levels).map(|(t, l)| left(&l.0, t, self.now)).collect(),
                 },
             };
@@ -320,7 +321,9 @@ fn verdict() -> ErrorVerdict {
 /// not compared; what they are good for is.
 fn without_reservation(accepted: AcceptedAs) -> AcceptedAs {
     match accepted {
-        AcceptedAs::Yes { spec, left } => AcceptedAs::Yes { spec: JobSpec { reservations: Vec::new(), ..spec }, left },
+        AcceptedAs::Yes { spec, left } => {
+            AcceptedAs::Yes { spec: Box::new(JobSpec { reservations: Vec::new(), ..*spec }), left }
+        }
         refused @ (AcceptedAs::Refused { .. } | AcceptedAs::Held(_)) => refused,
     }
 }

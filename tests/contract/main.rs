@@ -6,6 +6,7 @@
 
 mod commands;
 mod holds;
+mod kept;
 mod model;
 mod queues;
 mod records;
@@ -30,6 +31,8 @@ fn on_sqlite(folder: &tempfile::TempDir) -> Subject {
         queue: sqlite.clone(),
         limits: sqlite.clone(),
         markers: sqlite.clone(),
+        attempts: sqlite.clone(),
+        answers: sqlite.clone(),
         control: sqlite.clone(),
         board: sqlite.clone(),
         tally: sqlite,
@@ -63,6 +66,13 @@ async fn sqlite_keeps_the_contract_of_holds() {
 }
 
 #[tokio::test]
+async fn sqlite_keeps_the_contract_of_kept_answers_and_tries() {
+    let folder = tempfile::tempdir().unwrap();
+    kept::check_answers(&on_sqlite(&folder)).await;
+    kept::check_attempts(&on_sqlite(&folder)).await;
+}
+
+#[tokio::test]
 async fn a_database_in_a_file_keeps_the_contract_under_many_hands() {
     let folder = tempfile::tempdir().unwrap();
     let clock: Arc<dyn Clock> = Arc::new(StillClock::default());
@@ -73,6 +83,8 @@ async fn a_database_in_a_file_keeps_the_contract_under_many_hands() {
         queue: sqlite.clone(),
         limits: sqlite.clone(),
         markers: sqlite.clone(),
+        attempts: sqlite.clone(),
+        answers: sqlite.clone(),
         control: sqlite.clone(),
         board: sqlite.clone(),
         tally: sqlite,
@@ -91,7 +103,7 @@ mod aws {
     use harness::ministack::Ministack;
 
     use super::subject::{POOL, Subject};
-    use super::{SEQUENCES, holds, queues, records, run_sequences, settling};
+    use super::{SEQUENCES, holds, kept, queues, records, run_sequences, settling};
 
     /// The ports on the emulator, which is stopped when the second part is dropped.
     async fn subject() -> (Subject, Ministack) {
@@ -102,6 +114,8 @@ mod aws {
             queue: aws.clone(),
             limits: aws.clone(),
             markers: aws.clone(),
+            attempts: aws.clone(),
+            answers: aws.clone(),
             control: aws.clone(),
             board: aws.clone(),
             tally: aws.clone(),
@@ -134,6 +148,13 @@ mod aws {
         for round in 0..3 {
             holds::check_many_hands(&subject, round).await;
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn aws_keeps_the_contract_of_kept_answers_and_tries() {
+        let (subject, _ministack) = subject().await;
+        kept::check_answers(&subject).await;
+        kept::check_attempts(&subject).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -30,7 +30,7 @@ pub(crate) enum Taken {
 /// What an accept came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AcceptedAs {
-    Yes { spec: JobSpec, left: Vec<Vec<u64>> },
+    Yes { spec: Box<JobSpec>, left: Vec<Vec<u64>> },
     Refused { key: BucketKey, part: usize, until: Option<Timestamp> },
     Held(JobId),
 }
@@ -124,12 +124,12 @@ impl Model {
             }
         }
         if let Some(JobRecord { spec: Some(known), .. }) = self.jobs.get(&id) {
-            return AcceptedAs::Yes { spec: known.clone(), left: lefts };
+            return AcceptedAs::Yes { spec: Box::new(known.clone()), left: lefts };
         }
         if let Ok(head) = apply(Step::Put, acceptance.nonce, self.jobs.get(&id).map(|r| &r.head), now) {
             self.jobs.insert(id, JobRecord { spec: Some(spec.clone()), ..JobRecord::bare(head) });
         }
-        AcceptedAs::Yes { spec, left: lefts }
+        AcceptedAs::Yes { spec: Box::new(spec), left: lefts }
     }
 
     pub(crate) fn claim(&mut self, claim: &Claim, nonce: Nonce, now: Timestamp) -> ClaimedAs {

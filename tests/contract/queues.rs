@@ -123,5 +123,6 @@ pub(crate) fn spec(id: JobId, tenant: &str) -> JobSpec {
         price: Price::default(),
         retention: Retention::default(),
         admitted: Admitted::default(),
+        keep: None,
     }
 }

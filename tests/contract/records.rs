@@ -217,6 +217,7 @@ async fn one_winner(subject: &Subject, chance: &mut Chance) {
         price: Price::default(),
         retention: Retention::default(),
         admitted: Admitted::default(),
+        keep: None,
     };
     let claims: Vec<_> = (0..16)
         .map(|n| {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use async_trait::async_trait;
 use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::time::Timestamp;
-use penstock_service::ports::{Blobs, Board, Clock, Control, Jobs, Limits, Markers, Queue, Tally};
+use penstock_service::ports::{Answers, Attempts, Blobs, Board, Clock, Control, Jobs, Limits, Markers, Queue, Tally};
 
 /// One adapter's ports.
 pub(crate) struct Subject {
@@ -14,6 +14,8 @@ pub(crate) struct Subject {
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) limits: Arc<dyn Limits>,
     pub(crate) markers: Arc<dyn Markers>,
+    pub(crate) attempts: Arc<dyn Attempts>,
+    pub(crate) answers: Arc<dyn Answers>,
     pub(crate) control: Arc<dyn Control>,
     pub(crate) board: Arc<dyn Board>,
     pub(crate) tally: Arc<dyn Tally>,

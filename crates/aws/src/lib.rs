@@ -14,6 +14,8 @@
 //! the queues; `s3:{GetObject,PutObject,DeleteObject}` on the bucket's objects and `s3:ListBucket` on the bucket. Tables
 //! have the key `pk` (`adm`, `cache`) or `pk` and `sk` (`job`, `ctl`), all texts, and expire items by `ttl`.
 
+mod answers;
+mod attempts;
 mod blobs;
 mod board;
 mod calls;
@@ -188,6 +190,8 @@ impl Aws {
             queue: Arc::clone(self) as _,
             limits: Arc::clone(self) as _,
             markers: Arc::clone(self) as _,
+            attempts: Arc::clone(self) as _,
+            answers: Arc::clone(self) as _,
             control: Arc::clone(self) as _,
             board: Arc::clone(self) as _,
             tally: Arc::clone(self) as _,

@@ -75,11 +75,13 @@ impl Aws {
     }
 }
 
-fn marker_key(key: &MarkerKey) -> Item {
+/// The key of a marker.
+pub(crate) fn marker_key(key: &MarkerKey) -> Item {
     item([("pk", s(format!("K#{}#{}", key.tenant, key.digest)))])
 }
 
-fn read_marker(found: &Item) -> PortResult<Marker> {
+/// The marker of an item.
+pub(crate) fn read_marker(found: &Item) -> PortResult<Marker> {
     let fields = Fields::versioned("marker", found)?;
     Ok(Marker {
         job: fields.parsed("jid")?,

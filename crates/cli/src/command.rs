@@ -122,6 +122,10 @@ pub(crate) struct Up {
     /// Make each commit survive a power cut too (slower); without it commits survive the death of the process.
     #[arg(long, conflicts_with = "ephemeral")]
     pub(crate) fsync: bool,
+    /// Questions to answer before anybody asks: a file of JSON lines, each the body of a chat request. Whoever sends
+    /// exactly the same body is given the prepared answer.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prepared: Option<PathBuf>,
     /// Write {"url", "api_key", "models", "pid"} to this file (mode 0600) once requests can be served.
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,

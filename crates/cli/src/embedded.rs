@@ -24,7 +24,7 @@ use penstock_service::ports::{
 };
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
 use penstock_service::upstreams::Outside;
-use penstock_service::{ApiKey, OperatorKey, Ports, Service, guarded};
+use penstock_service::{ApiKey, OperatorKey, Ports, Prepared, Service, guarded};
 use penstock_sqlite::{DiskBlobs, Durability, Sqlite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -53,6 +53,9 @@ pub(crate) const BLOBS: &str = "blobs";
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 const HOUSEKEEPING: Duration = Duration::from_secs(3600);
 
+/// How often prepared answers are looked after; they live for an hour at least.
+const PREPARED_EVERY: Duration = Duration::from_secs(60);
+
 /// How long open connections get after that.
 const HANG_UP: Duration = Duration::from_secs(1);
 
@@ -80,6 +83,8 @@ pub(crate) struct Embedded {
     stop_listening: tokio::sync::oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
     breakers: JoinHandle<()>,
+    /// The front door's use cases.
+    front: Arc<Service>,
     sqlite: Sqlite,
     blobs: DiskBlobs,
     /// Keeps blobs of a system in memory until it has stopped.
@@ -140,7 +145,7 @@ impl Embedded {
         let operator = OperatorKey::generate(|| OsEntropy.draw());
         private_file(&operator_key(&folder), &format!("{}\n", operator.expose()))?;
         let admin = penstock_service::admin_router(Arc::clone(&front), &operator);
-        let router = penstock_service::router(front).merge(admin).merge(metrics_route(metrics));
+        let router = penstock_service::router(Arc::clone(&front)).merge(admin).merge(metrics_route(metrics));
         // Answers go out as they are written: a stream's words must not wait for the next ones.
         let listener = listener.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {
@@ -169,6 +174,7 @@ impl Embedded {
             stop_listening,
             server,
             breakers,
+            front,
             sqlite,
             blobs,
             _scratch: scratch,
@@ -183,6 +189,27 @@ impl Embedded {
                 tracing::warn!(%error, "cannot remove old jobs");
             }
             tokio::time::sleep(HOUSEKEEPING).await;
+        }
+    }
+
+    /// Has prepared questions answered and their answers kept young, for ever. What is wrong with the list is said once.
+    pub(crate) async fn keep_prepared(&self, list: Option<&str>, progress: fn(&str)) {
+        let Some(list) = list else { return std::future::pending().await };
+        let mut said = false;
+        loop {
+            match self.front.preload(list).await {
+                Ok(report) if !said => {
+                    said = true;
+                    let Prepared { questions, ready, asked, failed } = report;
+                    progress(&format!("{questions} prepared questions: {ready} answered, {asked} being answered"));
+                    for (line, why) in failed {
+                        progress(&format!("line {line} of the prepared questions: {why}"));
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "cannot prepare answers"),
+            }
+            tokio::time::sleep(PREPARED_EVERY).await;
         }
     }
 

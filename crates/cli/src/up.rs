@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use penstock_sqlite::Durability;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -14,6 +15,7 @@ use crate::{paths, ready};
 
 /// Starts everything, says how to use it, and runs until it is asked to stop.
 pub(crate) async fn run(args: Up) -> Result<(), CliError> {
+    raise_open_files();
     // Listened for from the beginning, so that a stop during the start is a stop too.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(CliError::Signals)?;
@@ -26,6 +28,12 @@ pub(crate) async fn run(args: Up) -> Result<(), CliError> {
     let data = match &folder {
         Some(path) => Data::Folder { path: path.clone(), durability },
         None => Data::Memory,
+    };
+    let prepared = match &args.prepared {
+        Some(path) => {
+            Some(std::fs::read_to_string(path).map_err(CliError::file("reading the prepared questions", path))?)
+        }
+        None => None,
     };
     let plan = Plan { engine: args.engine, upstream: args.upstream, workers: args.workers, port: args.port, data };
     let starting = Embedded::start(plan, crate::progress);
@@ -44,6 +52,7 @@ pub(crate) async fn run(args: Up) -> Result<(), CliError> {
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
         () = embedded.keep_house() => Ok(()),
+        () = embedded.keep_prepared(prepared.as_deref(), crate::progress) => Ok(()),
     };
     eprintln!(
         "penstock: stopping; what waits stays queued{}",
@@ -55,6 +64,17 @@ pub(crate) async fn run(args: Up) -> Result<(), CliError> {
     }
     embedded.stop().await;
     asked
+}
+
+/// Lets this process hold as many connections as the system allows it: a soft limit of 1,024 files is usual, and each
+/// client that waits takes one. What is refused here is met later, as a connection that is not accepted.
+fn raise_open_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, "cannot raise the limit of open files");
+    }
 }
 
 /// Prints to standard output, which may be closed.

@@ -6,14 +6,17 @@
 
 pub mod address;
 pub mod admission;
+pub mod attempt;
 pub mod batch;
 pub mod breaker;
+pub mod cache;
 pub mod calendar;
 pub mod classes;
 pub mod cost;
 pub mod decision;
 pub mod degrade;
 pub mod gcra;
+pub mod hot;
 pub mod id;
 pub mod job;
 pub mod learned;

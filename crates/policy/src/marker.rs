@@ -10,7 +10,7 @@ use crate::id::JobId;
 use crate::job::State;
 use crate::time::Timestamp;
 
-/// How long an answer is served again after its job ended.
+/// How long a job answers the request that bears its name, and its retries, after its end.
 pub const TTL: Duration = Duration::from_secs(300);
 
 /// How long a job record may be missing after its marker was written before the acceptor is taken for dead.
@@ -75,14 +75,25 @@ pub enum Plan {
     Conflict,
 }
 
-/// Decides for a request of class `wanted` with digest `fingerprint` that found `marker`, about whose job `known` was read.
+/// A request, as its marker's plan needs to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asking {
+    /// Its digest.
+    pub fingerprint: u64,
+    /// Its class.
+    pub class: Class,
+    /// For how long after its end a job answers this request; zero if it wants a run that is still under way, or a new one.
+    pub served_for: Duration,
+}
+
+/// Decides for a request that found `marker`, about whose job `known` was read.
 #[must_use]
-pub fn plan(marker: Option<&Marker>, known: Known, fingerprint: u64, wanted: Class, now: Timestamp) -> Plan {
+pub fn plan(marker: Option<&Marker>, known: Known, asking: &Asking, now: Timestamp) -> Plan {
     const LOOK_AGAIN: Duration = Duration::from_millis(50);
     let Some(marker) = marker.filter(|marker| marker.expires > now) else {
         return Plan::Run { replaces: marker.map(|stale| stale.job) };
     };
-    if marker.fingerprint != fingerprint {
+    if marker.fingerprint != asking.fingerprint {
         return Plan::Conflict;
     }
     match known {
@@ -91,9 +102,13 @@ pub fn plan(marker: Option<&Marker>, known: Known, fingerprint: u64, wanted: Cla
         Known::Job { state: State::Parked | State::Queued | State::Running, interest: 0, .. } => {
             Plan::PutAway(marker.job)
         }
-        Known::Job { state: State::Parked | State::Queued, class, .. } if wanted < class => Plan::Resend(marker.job),
+        Known::Job { state: State::Parked | State::Queued, class, .. } if asking.class < class => {
+            Plan::Resend(marker.job)
+        }
         Known::Job { state: State::Parked | State::Queued | State::Running, .. } => Plan::Join(marker.job),
-        Known::Job { ended: Some(ended), .. } if now.since(ended) >= TTL => Plan::Run { replaces: Some(marker.job) },
+        Known::Job { ended: Some(ended), .. } if now.since(ended) >= asking.served_for => {
+            Plan::Run { replaces: Some(marker.job) }
+        }
         Known::Job { state: State::Succeeded, .. } => Plan::Serve(marker.job),
         Known::Job { state: State::Failed, failed_for_good: true, .. } => Plan::Serve(marker.job),
         Known::Job { state: State::Failed | State::Cancelled | State::Expired, .. } => {
@@ -107,6 +122,10 @@ mod tests {
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn plan(marker: Option<&Marker>, known: Known, fingerprint: u64, class: Class, now: Timestamp) -> Plan {
+        super::plan(marker, known, &Asking { fingerprint, class, served_for: TTL }, now)
+    }
 
     fn marker() -> Marker {
         Marker { job: JobId::new(NOW, 1), fingerprint: 7, written: NOW, expires: NOW.after(TTL) }
@@ -130,6 +149,14 @@ mod tests {
             plan(Some(&m), job(State::Succeeded), 7, Class::P1, NOW.after(TTL)),
             Plan::Run { replaces: Some(m.job) }
         );
+    }
+
+    #[test]
+    fn who_wants_a_new_run_joins_one_under_way_and_is_served_by_none_that_has_ended() {
+        let m = marker();
+        let asking = Asking { fingerprint: 7, class: Class::P1, served_for: Duration::ZERO };
+        assert_eq!(super::plan(Some(&m), job(State::Running), &asking, NOW), Plan::Join(m.job));
+        assert_eq!(super::plan(Some(&m), job(State::Succeeded), &asking, NOW), Plan::Run { replaces: Some(m.job) });
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! What names a request, and whether it is known already, is looked at before (`obtain`, `single_flight`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_policy::admission::{self, Capacity};
@@ -11,11 +12,14 @@ use penstock_policy::id::{JobId, PoolId};
 use penstock_policy::time::Timestamp;
 
 use crate::Service;
+use crate::adopt::HeldTry;
 use crate::draft::Draft;
 use crate::error::ApiError;
+use crate::kept::Kept;
 use crate::ports::{
     Acceptance, Accepted, BucketKey, Levels, MarkerClaim, Message, Payload, Take, TakeOutcome, TakePart, Tenant,
 };
+use crate::recall::Found;
 
 /// A worker's rate that is assumed while none has ever reported, in tokens a second: a small model on one CPU core.
 const ASSUMED_RATE: f64 = 200.0;
@@ -36,6 +40,10 @@ pub(crate) struct Admission {
     pub(crate) levels: Option<Levels>,
     /// When the request came.
     pub(crate) created: Timestamp,
+    /// The kept answer, if that is what the request gets.
+    pub(crate) kept: Option<Arc<Kept>>,
+    /// The hold on the job, to be renewed while the client waits.
+    pub(crate) hold: Option<HeldTry>,
 }
 
 /// How a request is answered.
@@ -49,6 +57,13 @@ pub(crate) enum How {
     Served,
     /// An answer from outside the pools, with no job behind it.
     Elsewhere,
+    /// A kept answer.
+    Kept {
+        /// Where it was found.
+        found: Found,
+        /// How old it is.
+        age: Duration,
+    },
 }
 
 impl Service {
@@ -92,8 +107,13 @@ impl Service {
         };
         let nonce = self.nonce();
         let message = Message { spec: spec.clone(), payload: self.payload(draft, nonce).await? };
-        let acceptance =
-            Acceptance { message, takes: vec![tenant_take(tenant, spec.estimated_tokens), queue_take], marker, nonce };
+        let acceptance = Acceptance {
+            message,
+            takes: vec![tenant_take(tenant, spec.estimated_tokens), queue_take],
+            marker,
+            attempt: draft.attempt.clone(),
+            nonce,
+        };
         let accepted = self.ports.jobs.accept(&acceptance, now).await?;
         if !matches!(accepted, Accepted::Yes { .. })
             && let Payload::Blob(key) = &acceptance.message.payload
@@ -111,6 +131,8 @@ impl Service {
                     class: spec.class,
                     levels: levels.into_iter().next(),
                     created: spec.created,
+                    kept: None,
+                    hold: None,
                 }))
             }
             Accepted::Held(_) => Ok(Outcome::Held),

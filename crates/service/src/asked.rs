@@ -1,6 +1,7 @@
 //! What a request's headers ask for beside its body.
 
-use http::HeaderMap;
+use http::{HeaderMap, header};
+use penstock_policy::cache::Wish;
 
 use crate::error::ApiError;
 
@@ -11,6 +12,8 @@ pub(crate) struct Asked {
     pub(crate) idempotency_key: Option<String>,
     /// How often the client has tried this request before, as the stock clients say of themselves.
     pub(crate) earlier_tries: u32,
+    /// What it wishes of kept answers (`Cache-Control`).
+    pub(crate) wish: Wish,
 }
 
 impl Asked {
@@ -24,8 +27,16 @@ impl Asked {
         Ok(Self {
             idempotency_key: idempotency_key(headers)?.map(str::to_owned),
             earlier_tries: tries.and_then(|text| text.parse().ok()).unwrap_or(0),
+            wish: wish(headers),
         })
     }
+}
+
+/// Several headers are one, as RFC 9110 has it.
+fn wish(headers: &HeaderMap) -> Wish {
+    let lines: Vec<&str> =
+        headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()).collect();
+    Wish::read(&lines.join(","))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {

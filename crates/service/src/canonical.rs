@@ -98,6 +98,8 @@ pub(crate) enum KeyOf<'r> {
     Request(&'r [u8]),
     /// A key the client chose.
     Idempotency(&'r str),
+    /// The tries of a request that need not come out the same.
+    Tries(&'r [u8]),
 }
 
 /// The marker key.
@@ -105,6 +107,7 @@ pub(crate) fn marker_key(secret: &[u8], tenant: &TenantId, of: &KeyOf<'_>) -> Ma
     let (kind, bytes) = match of {
         KeyOf::Request(canonical) => (b'r', *canonical),
         KeyOf::Idempotency(key) => (b'i', key.as_bytes()),
+        KeyOf::Tries(canonical) => (b't', *canonical),
     };
     let digest = match Hmac::<Sha256>::new_from_slice(secret) {
         Ok(mut mac) => {
@@ -170,6 +173,25 @@ mod tests {
         assert_ne!(plain, canonical(&request(PLAIN), "q"));
     }
 
+    proptest::proptest! {
+        /// Whatever is hashed, whoever asks: a key that two share is the same tenant's, of the same kind and bytes.
+        #[test]
+        fn no_two_tenants_share_a_key(
+            one in "[a-z]{1,6}", other in "[a-z]{1,6}", bytes in "[ -~]{0,40}", kinds in (0u8..3, 0u8..3),
+        ) {
+            let key = |tenant: &str, kind: u8| {
+                let of = match kind {
+                    0 => KeyOf::Request(bytes.as_bytes()),
+                    1 => KeyOf::Idempotency(&bytes),
+                    _ => KeyOf::Tries(bytes.as_bytes()),
+                };
+                marker_key(b"secret", &TenantId::new(tenant).unwrap(), &of).digest
+            };
+            let same = one == other && kinds.0 == kinds.1;
+            proptest::prop_assert_eq!(key(&one, kinds.0) == key(&other, kinds.1), same);
+        }
+    }
+
     #[test]
     fn keys_of_two_tenants_or_two_kinds_never_meet() {
         let (a, b) = (TenantId::new("a").unwrap(), TenantId::new("b").unwrap());
@@ -178,5 +200,6 @@ mod tests {
         assert_eq!(base.len(), 64);
         assert_ne!(base, key(&b, KeyOf::Request(b"x")));
         assert_ne!(base, key(&a, KeyOf::Idempotency("x")));
+        assert_ne!(base, key(&a, KeyOf::Tries(b"x")));
     }
 }

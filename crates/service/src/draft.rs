@@ -13,7 +13,7 @@ use penstock_wire::chat::ChatRequest;
 
 use crate::Service;
 use crate::error::ApiError;
-use crate::ports::{BlobKey, Generation, INLINE_BYTES, JobSpec, Payload, Pool, Sampling, Tenant};
+use crate::ports::{AttemptClaim, BlobKey, Generation, INLINE_BYTES, JobSpec, Payload, Pool, Sampling, Tenant};
 use crate::story::Admitted;
 use crate::wanted::Wanted;
 
@@ -22,6 +22,8 @@ use crate::wanted::Wanted;
 pub(crate) struct Draft {
     /// What is fixed about it.
     pub(crate) spec: JobSpec,
+    /// The try it is remembered as, if it has no name of its own.
+    pub(crate) attempt: Option<AttemptClaim>,
     /// The request, as the worker will read it.
     payload: String,
 }
@@ -82,8 +84,9 @@ impl Service {
                 prompt_bytes: u64::try_from(prompt_bytes).unwrap_or(u64::MAX),
                 drawn: Vec::new(),
             },
+            keep: None,
         };
-        Ok(Draft { spec, payload: payload.map_err(|_| ApiError::internal())? })
+        Ok(Draft { spec, attempt: None, payload: payload.map_err(|_| ApiError::internal())? })
     }
 
     /// Fixes what chance and the calendar decide, so that every worker computes the same answer.

@@ -175,6 +175,18 @@ impl ApiError {
         self.body.error.code.as_deref() == Some("server_is_overloaded")
     }
 
+    /// 504 to a request that wants a kept answer or none (RFC 9111, 5.2.1.7).
+    pub(crate) fn not_kept() -> Self {
+        let message = "no answer to this request is kept; leave 'only-if-cached' out to have it computed";
+        let error = Self::new(StatusCode::GATEWAY_TIMEOUT, "invalid_request_error", "not_cached", None, message);
+        Self { should_retry: Some(false), ..error }
+    }
+
+    /// Whether a store did not answer: then an older answer is better than none.
+    pub(crate) fn is_store_failure(&self) -> bool {
+        self.body.error.code.as_deref() == Some("store_unavailable")
+    }
+
     /// 500 about a fault of ours.
     pub(crate) fn internal() -> Self {
         let message = "a fault on our side; it is in the log under this request's id";

@@ -183,7 +183,7 @@ impl Service {
     /// Finds what answers a request of `tenant`, as well as its pool is.
     ///
     /// # Errors
-    /// As [`Service::obtain`]; and 503 with the moment to come back while the pool is closed and nobody answers in its
+    /// As [`Service::obtain_in`]; and 503 with the moment to come back while the pool is closed and nobody answers in its
     /// place.
     pub(crate) async fn answer(
         self: &Arc<Self>,
@@ -197,7 +197,7 @@ impl Service {
             Ok(Obtained { admission, .. }) => match admission.how {
                 // A job's use, and an upstream's, is counted at its end.
                 How::Fresh | How::Elsewhere => {}
-                How::Joined | How::Served => self.count_hit(&tenant.id, now),
+                How::Joined | How::Served | How::Kept { .. } => self.count_hit(&tenant.id, now),
             },
             Err(error) if error.is_refusal() => self.count_refusal(&tenant.id, now),
             Err(_) => {}
@@ -224,7 +224,11 @@ impl Service {
                 obtained => obtained,
             },
             Course::Kept => self.capped(&asking, false).await,
-            Course::Switched | Course::Stale => self.capped(&asking, true).await,
+            Course::Switched => self.capped(&asking, true).await,
+            Course::Stale => match self.kept(&asking, true).await? {
+                Some(kept) => Ok(kept),
+                None => self.capped(&asking, true).await,
+            },
             Course::Probe => match self.take_probe(&home.id, now).await {
                 Some(permit) => {
                     let probe = Probe { service: Arc::clone(self), pool: home.id.clone(), permit: Some(permit) };
@@ -238,7 +242,10 @@ impl Service {
                 None => self.otherwise(&asking, self.closed(&standing, now)).await,
             },
             Course::Fallback => self.otherwise(&asking, self.closed(&standing, now)).await,
-            Course::Refuse => Err(self.closed(&standing, now)),
+            Course::Refuse => match self.kept(&asking, true).await? {
+                Some(kept) => Ok(kept),
+                None => Err(self.closed(&standing, now)),
+            },
         }
     }
 
@@ -270,7 +277,21 @@ impl Service {
     /// By whoever answers in the pool's place; else `refusal`.
     async fn otherwise(self: &Arc<Self>, asking: &Asking<'_>, refusal: ApiError) -> Result<Obtained, ApiError> {
         let consent = asking.tenant.fallback;
+        if let Some(kept) = self.kept(asking, false).await? {
+            return Ok(kept);
+        }
+        if asking.asked.wish.only_if_cached {
+            return Err(refusal);
+        }
+        let mut looked_for_older = false;
         for fallback in ranked(&asking.home.fallbacks) {
+            // After the other pools of the model, before everything that would answer differently.
+            if !looked_for_older && !matches!(fallback, Fallback::Pool(_)) {
+                looked_for_older = true;
+                if let Some(kept) = self.kept(asking, true).await? {
+                    return Ok(kept);
+                }
+            }
             let obtained = match fallback {
                 Fallback::Pool(id) => self.elsewhere(asking, id, By::Pool(id.clone())).await?,
                 Fallback::SmallerModel(id) if consent.smaller_model => {
@@ -288,6 +309,9 @@ impl Service {
                 return Ok(obtained);
             }
         }
+        if !looked_for_older && let Some(kept) = self.kept(asking, true).await? {
+            return Ok(kept);
+        }
         match &asking.home.default_answer {
             Some(text) if consent.default_answer => {
                 self.take_request(asking.tenant, asking.now).await?;
@@ -301,8 +325,18 @@ impl Service {
 
     async fn at(self: &Arc<Self>, asking: &Asking<'_>, pool: &Pool, by: By) -> Result<Obtained, ApiError> {
         let admission = self.obtain_in(asking.tenant, asking.wanted, pool, asking.asked, asking.now).await?;
-        let source = Source::job(Relay::new(Arc::clone(self), admission.job));
+        let source = Source::job(Relay::of(Arc::clone(self), &admission));
         Ok(Obtained { admission, source, made: Made { tier: asking.tier, by, cost: None } })
+    }
+
+    /// A kept answer of the pool that was asked for; with `in_need` also one past its end.
+    async fn kept(self: &Arc<Self>, asking: &Asking<'_>, in_need: bool) -> Result<Option<Obtained>, ApiError> {
+        let Asking { tenant, wanted, asked, home, tier, now, .. } = *asking;
+        let admission = self.kept_instead(tenant, wanted, home, asked, in_need, now).await?;
+        Ok(admission.map(|admission| {
+            let source = Source::job(Relay::of(Arc::clone(self), &admission));
+            Obtained { admission, source, made: Made { tier, by: By::Home, cost: None } }
+        }))
     }
 
     /// In another pool, if there is one that stands better and has room.
@@ -367,6 +401,8 @@ impl Service {
             class: asking.class,
             levels: None,
             created: asking.now,
+            kept: None,
+            hold: None,
         };
         let source = Source { words: Words::Outside(Box::new(answer)), probe: None };
         Obtained { admission, source, made: Made { tier: asking.tier, by, cost: Some(cost) } }

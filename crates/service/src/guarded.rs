@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use penstock_policy::attempt::{Attempt, Hold};
 use penstock_policy::id::{JobId, KeyId, Nonce, PoolId, TenantId, WorkerId};
 use penstock_policy::job::Position;
 use penstock_policy::marker::Marker;
@@ -19,10 +20,10 @@ use penstock_policy::time::Timestamp;
 use crate::Ports;
 use crate::guard::Guard;
 use crate::ports::{
-    Acceptance, Accepted, BlobKey, Blobs, Board, BoardKey, BucketKey, Chunk, Claim, Claimed, Clock, Control, Counts,
-    Delivery, Held, HoldClaim, HoldEntry, HoldKey, HoldName, Holding, JobRecord, Jobs, KeyRecord, Levels, Limits,
-    MarkerKey, Markers, Message, Pool, PortResult, Posted, Queue, QueueId, Receipt, Reservation, Stale, StepResult,
-    Stepped, Take, TakeOutcome, Tally, TallyKey, Tenant, Watch, WorkerRecord,
+    Acceptance, Accepted, Answers, Attempts, BlobKey, Blobs, Board, BoardKey, BucketKey, Chunk, Claim, Claimed, Clock,
+    Control, Counts, Delivery, Entry, Held, HoldClaim, HoldEntry, HoldKey, HoldName, Holding, JobRecord, Jobs,
+    KeyRecord, Levels, Limits, Looked, MarkerKey, Markers, Message, Pool, PortResult, Posted, Queue, QueueId, Receipt,
+    Reservation, Stale, StepResult, Stepped, Swapped, Take, TakeOutcome, Tally, TallyKey, Tenant, Watch, WorkerRecord,
 };
 
 /// Puts each port behind a local breaker.
@@ -34,6 +35,8 @@ pub fn guarded(ports: Ports) -> Ports {
         queue: Arc::new(behind("queue", ports.queue, &clock)),
         limits: Arc::new(behind("limits", ports.limits, &clock)),
         markers: Arc::new(behind("markers", ports.markers, &clock)),
+        attempts: Arc::new(behind("attempts", ports.attempts, &clock)),
+        answers: Arc::new(behind("answers", ports.answers, &clock)),
         control: Arc::new(behind("control", ports.control, &clock)),
         board: Arc::new(behind("board", ports.board, &clock)),
         tally: Arc::new(behind("tally", ports.tally, &clock)),
@@ -93,6 +96,36 @@ impl Jobs for GuardedJobs {
 
     fn watch(&self, job: JobId) -> Box<dyn Watch> {
         self.jobs.port.watch(job)
+    }
+}
+
+#[async_trait]
+impl Attempts for Behind<dyn Attempts> {
+    async fn tries(&self, key: &MarkerKey) -> PortResult<Vec<Attempt>> {
+        self.run(self.port.tries(key)).await
+    }
+
+    async fn swap(&self, key: &MarkerKey, job: JobId, from: &Hold, to: &Hold) -> PortResult<Swapped> {
+        self.run(self.port.swap(key, job, from, to)).await
+    }
+
+    async fn forget_try(&self, key: &MarkerKey, job: JobId) -> PortResult<()> {
+        self.run(self.port.forget_try(key, job)).await
+    }
+}
+
+#[async_trait]
+impl Answers for Behind<dyn Answers> {
+    async fn look(&self, key: &MarkerKey, copy: u8) -> PortResult<Looked> {
+        self.run(self.port.look(key, copy)).await
+    }
+
+    async fn keep(&self, key: &MarkerKey, copy: u8, entry: &Entry) -> PortResult<()> {
+        self.run(self.port.keep(key, copy, entry)).await
+    }
+
+    async fn forget(&self, key: &MarkerKey, copy: u8) -> PortResult<()> {
+        self.run(self.port.forget(key, copy)).await
     }
 }
 

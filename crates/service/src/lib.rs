@@ -9,6 +9,7 @@
 
 mod admin;
 mod admit;
+mod adopt;
 mod answering;
 mod asked;
 mod auth;
@@ -19,6 +20,7 @@ pub mod config;
 mod consume;
 mod control;
 pub mod control_record;
+mod debts;
 mod draft;
 mod error;
 mod explain;
@@ -27,14 +29,20 @@ mod fetch;
 mod guard;
 mod guarded;
 mod health;
+mod heat;
 mod http;
 #[cfg(feature = "upstream")]
 pub mod http_upstream;
+mod keeping;
+mod kept;
+mod memory;
 pub mod message;
 mod obtain;
 mod orders;
 mod outside;
 pub mod ports;
+mod preload;
+mod recall;
 pub mod record;
 mod relay;
 mod rendering;
@@ -52,7 +60,7 @@ mod voices;
 mod wanted;
 mod work;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use penstock_policy::degrade::Standing;
@@ -62,11 +70,13 @@ use penstock_policy::time::Timestamp;
 use cached::Cached;
 use config::Timing;
 use control::breaker::Slots;
+use debts::Debts;
 use health::Health;
+use memory::Memory;
 use outside::Door;
 use ports::{
-    Blobs, Board, Clock, Control, Entropy, Jobs, KeyRecord, Limits, Markers, Pool, PortResult, Queue, Spawner, Tally,
-    Tenant,
+    Answers, Attempts, Blobs, Board, Clock, Control, Entropy, Jobs, KeyRecord, Limits, Markers, Pool, PortResult,
+    Queue, Spawner, Tally, Tenant,
 };
 use upstreams::Outside;
 use usage::Arrears;
@@ -78,7 +88,11 @@ pub use control::TierChange;
 pub use error::ApiError;
 pub use guarded::guarded;
 pub use http::{front_router, jobs_router, router};
+pub use preload::{MOST_PREPARED, PREPARED_LIST, Prepared};
 pub use work::Workplace;
+
+/// How much memory kept answers may take: a handler on Lambda has 256 MB for everything.
+const MEMORY_BYTES: u64 = 32 << 20;
 
 /// The outside world, port by port.
 #[derive(Clone)]
@@ -88,6 +102,8 @@ pub struct Ports {
     pub queue: Arc<dyn Queue>,
     pub limits: Arc<dyn Limits>,
     pub markers: Arc<dyn Markers>,
+    pub attempts: Arc<dyn Attempts>,
+    pub answers: Arc<dyn Answers>,
     pub control: Arc<dyn Control>,
     pub board: Arc<dyn Board>,
     pub tally: Arc<dyn Tally>,
@@ -103,7 +119,9 @@ pub struct Service {
     timing: Timing,
     marker_secret: Vec<u8>,
     caches: Caches,
+    memory: Memory,
     arrears: Arrears,
+    debts: Debts,
     health: Health,
     /// The upstreams that may be asked, by name.
     doors: BTreeMap<UpstreamId, Arc<Door>>,
@@ -117,6 +135,7 @@ struct Caches {
     staffed: Cached<PoolId, bool>,
     standings: Cached<PoolId, Standing>,
     slots: Mutex<Slots>,
+    prepared: Cached<(), Arc<BTreeSet<String>>>,
 }
 
 impl Service {
@@ -129,6 +148,7 @@ impl Service {
             tenants: Cached::new(),
             pools: Cached::new(),
             capacity: Cached::new(),
+            prepared: Cached::new(),
             staffed: Cached::new(),
             standings: Cached::new(),
             slots: Mutex::default(),
@@ -139,7 +159,9 @@ impl Service {
             timing,
             marker_secret: marker_secret.to_vec(),
             caches,
+            memory: Memory::new(MEMORY_BYTES),
             arrears: Arrears::default(),
+            debts: Debts::default(),
             health,
             doors: BTreeMap::new(),
         }

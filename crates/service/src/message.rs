@@ -67,7 +67,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ports::{BucketKey, Reservation};
+    use crate::ports::{BucketKey, Keep, Replaced, Reservation};
     use crate::story::{Admitted, Drawn};
 
     fn message(payload: Payload) -> Message {
@@ -104,6 +104,12 @@ mod tests {
                         spent: vec![Spent { cost_ns: 5, generation: 6 }],
                     },
                 ],
+                keep: Some(Keep {
+                    digest: "ab".repeat(32),
+                    copies: 4,
+                    at_least: Duration::from_secs(3600),
+                    replaces: Some(Replaced { answer: u64::MAX, ttl: Duration::from_secs(300), hits: 7 }),
+                }),
             },
             payload,
         }

@@ -10,7 +10,7 @@ use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ports::{Answer, BucketKey, ErrorVerdict, FinishReason, JobSpec, Outcome, Reservation};
+use crate::ports::{Answer, BucketKey, ErrorVerdict, FinishReason, JobSpec, Keep, Outcome, Replaced, Reservation};
 use crate::story::{Admitted, Drawn};
 
 /// A spec as stored text.
@@ -89,6 +89,10 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+fn is_zero_u64(number: &u64) -> bool {
+    *number == 0
+}
+
 /// A job's spec as it is stored, in messages and in records.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct StoredSpec {
@@ -118,6 +122,9 @@ pub(crate) struct StoredSpec {
     /// What each bucket gave, part by part: took, left, of, and milliseconds until full.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     drw: Vec<Vec<(u64, u64, u64, u64)>>,
+    /// What is to be kept of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<StoredKeep>,
 }
 
 /// What was spent of one bucket: a tenant's, or that of the job's own pool and class.
@@ -131,6 +138,38 @@ struct StoredReservation {
     up: Option<(String, u32)>,
     shard: u16,
     spent: Vec<(i64, u64)>,
+}
+
+/// What is to be kept of the answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct StoredKeep {
+    key: String,
+    /// In how many copies.
+    n: u8,
+    /// How long it lives at least, in milliseconds.
+    #[serde(default, skip_serializing_if = "is_zero_u64")]
+    min: u64,
+    /// What it replaces: the digest of what that said, how long it was to live in milliseconds, how often it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    was: Option<(u64, u64, u64)>,
+}
+
+impl From<&Keep> for StoredKeep {
+    fn from(keep: &Keep) -> Self {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let was = keep.replaces.map(|replaced| (replaced.answer, ms(replaced.ttl), replaced.hits));
+        Self { key: keep.digest.clone(), n: keep.copies, min: ms(keep.at_least), was }
+    }
+}
+
+impl From<StoredKeep> for Keep {
+    fn from(stored: StoredKeep) -> Self {
+        let replaces = stored.was.map(|(answer, ttl_ms, hits)| {
+            let ttl = Duration::from_millis(ttl_ms);
+            Replaced { answer, ttl, hits }
+        });
+        Self { digest: stored.key, copies: stored.n, at_least: Duration::from_millis(stored.min), replaces }
+    }
 }
 
 impl From<&JobSpec> for StoredSpec {
@@ -156,6 +195,7 @@ impl From<&JobSpec> for StoredSpec {
             keep: Some(spec.retention.keep.as_secs()),
             unstored: !spec.retention.store,
             drw: spec.admitted.drawn.iter().map(|parts| parts.iter().map(stored_drawn).collect()).collect(),
+            kept: spec.keep.as_ref().map(StoredKeep::from),
         }
     }
 }
@@ -190,6 +230,7 @@ impl TryFrom<StoredSpec> for JobSpec {
                 prompt_bytes: stored.bytes,
                 drawn: stored.drw.into_iter().map(|parts| parts.into_iter().map(drawn_from).collect()).collect(),
             },
+            keep: stored.kept.map(Keep::from),
         })
     }
 }

@@ -5,18 +5,25 @@
 //! the first look wakes the relay; on a store that cannot wake anybody it sleeps between looks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
+use penstock_policy::admission::longest_wait;
+use penstock_policy::attempt::{self, Leaving};
+use penstock_policy::gcra;
 use penstock_policy::id::JobId;
 use penstock_policy::job::{State, Step};
 use penstock_policy::resume::{self, Cursor};
 use penstock_policy::time::Timestamp;
 
 use crate::Service;
+use crate::admit::Admission;
+use crate::adopt::HeldTry;
 use crate::error::ApiError;
 use crate::health::Seen;
-use crate::ports::{Answer, Chunk, JobRecord, PortError, PortResult, Stepped, Watch};
+use crate::kept::Kept;
+use crate::ports::{Answer, BucketKey, Chunk, JobRecord, PortError, PortResult, Stepped, Swapped, Watch};
 
 /// How a job ended, as its client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +48,42 @@ pub(crate) enum Progress {
     Quiet,
 }
 
+/// Tells one answer to one client.
+pub(crate) enum Relay {
+    /// Of a job, as it says it.
+    Live(Box<Live>),
+    /// A kept one, which is there whole.
+    Kept(Recital),
+}
+
+impl Relay {
+    /// Whatever answers the admitted request.
+    pub(crate) fn of(service: Arc<Service>, admission: &Admission) -> Self {
+        match &admission.kept {
+            Some(kept) => Self::Kept(Recital::of(kept)),
+            None => Self::Live(Box::new(Live::new(service, admission.job, admission.hold.clone()))),
+        }
+    }
+
+    /// Waits for new text or the end, up to `until`.
+    pub(crate) async fn progress(&mut self, until: Timestamp) -> Progress {
+        match self {
+            Self::Live(live) => live.progress(until).await,
+            Self::Kept(recital) => recital.progress(),
+        }
+    }
+
+    /// Waits for the whole answer, up to `until`; reads its text only once it is complete.
+    pub(crate) async fn whole(&mut self, until: Timestamp) -> Option<Said> {
+        match self {
+            Self::Live(live) => live.whole(until).await,
+            Self::Kept(recital) => Some(recital.whole()),
+        }
+    }
+}
+
 /// Relays one job to one client.
-pub(crate) struct Relay {
+pub(crate) struct Live {
     service: Arc<Service>,
     job: JobId,
     watch: Box<dyn Watch>,
@@ -52,16 +93,21 @@ pub(crate) struct Relay {
     end: Option<End>,
     /// Set until the end was relayed: a relay dropped before is a client that has gone.
     listening: bool,
+    /// The hold that says that somebody waits, while it is ours, and when it is to be renewed.
+    held: Option<HeldTry>,
+    renew_at: Timestamp,
 }
 
-impl Relay {
-    pub(crate) fn new(service: Arc<Service>, job: JobId) -> Self {
+impl Live {
+    fn new(service: Arc<Service>, job: JobId, held: Option<HeldTry>) -> Self {
         let watch = service.ports.jobs.watch(job);
-        Self { service, job, watch, cursor: Cursor::default(), chunks: Vec::new(), end: None, listening: true }
+        let renew_at = service.ports.clock.now().after(attempt::RENEW_EVERY);
+        let (cursor, chunks) = (Cursor::default(), Vec::new());
+        Self { service, job, watch, cursor, chunks, end: None, listening: true, held, renew_at }
     }
 
     /// Waits for new text or the end, up to `until`.
-    pub(crate) async fn progress(&mut self, until: Timestamp) -> Progress {
+    async fn progress(&mut self, until: Timestamp) -> Progress {
         loop {
             if let Some(end) = self.end.take() {
                 self.listening = false;
@@ -80,7 +126,7 @@ impl Relay {
     }
 
     /// Waits for the whole answer, up to `until`; reads its text only once it is complete.
-    pub(crate) async fn whole(&mut self, until: Timestamp) -> Option<Said> {
+    async fn whole(&mut self, until: Timestamp) -> Option<Said> {
         let jobs = Arc::clone(&self.service.ports.jobs);
         loop {
             match jobs.record(self.job).await {
@@ -123,11 +169,40 @@ impl Relay {
 
     /// Sleeps until something may have changed; `false` if `until` came first.
     async fn wait(&mut self, until: Timestamp) -> bool {
-        let clock = &self.service.ports.clock;
-        if let Either::Right(_) = select(self.watch.changed(), clock.sleep_until(until)).await {
-            return false;
+        let clock = Arc::clone(&self.service.ports.clock);
+        loop {
+            let renewal = self.held.as_ref().map(|_| self.renew_at);
+            let wake = renewal.map_or(until, |renewal| renewal.min(until));
+            let changed = match select(self.watch.changed(), clock.sleep_until(wake)).await {
+                Either::Left(_) => true,
+                Either::Right(_) => false,
+            };
+            let now = clock.now();
+            if renewal.is_some_and(|renewal| renewal <= now) {
+                self.renew(now).await;
+            }
+            if now >= until {
+                return false;
+            }
+            if changed {
+                return true;
+            }
         }
-        clock.now() < until
+    }
+
+    /// Renews the hold. One that has become another's is let be: the client is still told what it was promised.
+    async fn renew(&mut self, now: Timestamp) {
+        let Some(HeldTry { key, hold }) = self.held.take() else { return };
+        self.renew_at = now.after(attempt::RENEW_EVERY);
+        let renewed = hold.renewed(now);
+        match self.service.ports.attempts.swap(&key, self.job, &hold, &renewed).await {
+            Ok(Swapped::Yes) => self.held = Some(HeldTry { key, hold: renewed }),
+            Ok(Swapped::No) => {}
+            Err(error) => {
+                tracing::warn!(job = %self.job, %error, "cannot renew a hold; it holds for a while yet");
+                self.held = Some(HeldTry { key, hold });
+            }
+        }
     }
 
     /// Looks once: the chunks that may be shown now, without those that show nothing. Sets the end once there is no more to come.
@@ -176,14 +251,52 @@ fn ended(record: &JobRecord) -> Option<End> {
     }
 }
 
-impl Drop for Relay {
-    /// A client that goes away leaves its interest behind for a while, so that its retry finds the job still running.
+impl Drop for Live {
+    /// A client that goes away leaves its interest behind for a while, so that its retry finds the job still running, and
+    /// lets go of its hold at once. One that was told everything may not have heard it.
     fn drop(&mut self) {
-        if self.listening {
-            let service = Arc::clone(&self.service);
-            let job = self.job;
-            self.service.ports.spawner.spawn(async move { service.leave_after_grace(job).await }.boxed());
+        let (heard, held) = (!self.listening, self.held.take());
+        if heard && held.is_none() {
+            return;
         }
+        let (service, job) = (Arc::clone(&self.service), self.job);
+        let left = async move {
+            if let Some(held) = held {
+                service.let_go(job, held, heard).await;
+            }
+            if !heard {
+                service.leave_after_grace(job).await;
+            }
+        };
+        self.service.ports.spawner.spawn(left.boxed());
+    }
+}
+
+/// A kept answer on its way to one client, told in the pieces in which it was first said.
+pub(crate) struct Recital {
+    said: Said,
+    chunks_told: bool,
+}
+
+impl Recital {
+    fn of(kept: &Kept) -> Self {
+        let said = kept.said.clone().map_err(|verdict| ApiError::of_verdict(&verdict));
+        Self { said, chunks_told: false }
+    }
+
+    fn progress(&mut self) -> Progress {
+        match &self.said {
+            Err(error) => Progress::Ended(End::Failed(error.clone())),
+            Ok((chunks, _)) if !self.chunks_told && !chunks.is_empty() => {
+                self.chunks_told = true;
+                Progress::Said(chunks.clone())
+            }
+            Ok((_, answer)) => Progress::Ended(End::Answered(answer.clone())),
+        }
+    }
+
+    fn whole(&mut self) -> Said {
+        self.said.clone()
     }
 }
 
@@ -204,12 +317,44 @@ impl Service {
         })
     }
 
+    /// Lets go of a try whose client was told everything, or has gone.
+    async fn let_go(&self, job: JobId, held: HeldTry, heard: bool) {
+        let now = self.ports.clock.now();
+        let to = if heard { held.hold.delivered(now) } else { held.hold.let_go(now) };
+        if let Err(error) = self.ports.attempts.swap(&held.key, job, &held.hold, &to).await {
+            tracing::warn!(%job, %error, "cannot let go of a try; its hold lapses by itself");
+        }
+    }
+
     async fn leave_after_grace(&self, job: JobId) {
         let clock = &self.ports.clock;
-        clock.sleep_until(clock.now().after(self.timing.orphan_grace)).await;
+        let left = clock.now();
+        let Some(grace) = self.grace(job, left).await else { return };
+        clock.sleep_until(left.after(grace)).await;
         if let Err(error) = self.leave(job).await {
             tracing::warn!(%job, %error, "cannot withdraw a client's interest; the job runs to its end");
         }
+    }
+
+    /// How long a job goes on for a client that has just left; `None`: to its end, because its tenant keeps such results.
+    async fn grace(&self, job: JobId, now: Timestamp) -> Option<Duration> {
+        let longest = self.timing.orphan_grace;
+        let Ok(Some(spec)) = self.ports.jobs.record(job).await.map(|record| record.and_then(|record| record.spec))
+        else {
+            return Some(longest);
+        };
+        if let Ok(Some(tenant)) = self.ports.control.tenant(&spec.tenant).await
+            && tenant.keep_orphans
+        {
+            return None;
+        }
+        let queue = BucketKey::VirtualQueue { pool: spec.pool, class: spec.class, shard: 0 };
+        let backlog = match self.ports.limits.peek(&queue).await {
+            Ok(levels) => gcra::backlog(levels.part(0), now),
+            Err(_) => Duration::ZERO,
+        };
+        let under_pressure = backlog >= longest_wait(spec.class) / 2;
+        Some(attempt::grace(Leaving::Closed { under_pressure }).min(longest))
     }
 
     /// Withdraws one client's interest, and cancels the job if it was the last.

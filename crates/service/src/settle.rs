@@ -35,6 +35,8 @@ impl Service {
             self.ports.jobs.step(job, &Stepped::from(Step::Settle), self.nonce(), now).await?.ok();
             return Ok(());
         };
+        // Before the end counts as settled: whoever finds it unsettled keeps the answer again.
+        self.keep_answer(job, &record, now).await?;
         let charge = self.charge(spec, &record).await?;
         let settle = Stepped {
             step: Step::Settle,

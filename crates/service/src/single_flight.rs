@@ -9,7 +9,7 @@ use std::time::Duration;
 use penstock_policy::classes::Class;
 use penstock_policy::id::JobId;
 use penstock_policy::job::{Denied, Step};
-use penstock_policy::marker::{self, Known, Plan};
+use penstock_policy::marker::{self, Asking, Known, Marker, Plan};
 use penstock_policy::time::Timestamp;
 
 use crate::Service;
@@ -21,18 +21,31 @@ use crate::ports::{JobRecord, MarkerClaim, MarkerKey, Stepped, Tenant};
 /// How often a lost race is run again.
 const MOST_ROUNDS: u32 = 200;
 
+/// A name under which a request may be known, and how far that goes.
+pub(crate) struct Flight {
+    pub(crate) key: MarkerKey,
+    pub(crate) fingerprint: u64,
+    /// For how long after its end a job of that name answers.
+    pub(crate) served_for: Duration,
+    /// The marker, or that there is none, if the store was asked just now.
+    pub(crate) seen: Option<Option<Marker>>,
+}
+
 impl Service {
     /// Goes by what is known of the same request until it is ours, joined or served.
     pub(crate) async fn single_flight(
         &self,
         tenant: &Tenant,
         draft: Draft,
-        key: MarkerKey,
-        fingerprint: u64,
+        flight: Flight,
     ) -> Result<Admission, ApiError> {
+        let Flight { key, fingerprint, served_for, mut seen } = flight;
         for _ in 0..MOST_ROUNDS {
             let now = self.ports.clock.now();
-            let marker = self.ports.markers.find(&key).await?;
+            let marker = match seen.take() {
+                Some(marker) => marker,
+                None => self.ports.markers.find(&key).await?,
+            };
             let record = match &marker {
                 Some(marker) => self.ports.jobs.record(marker.job).await?,
                 None => None,
@@ -41,7 +54,8 @@ impl Service {
                 let key = key.clone();
                 MarkerClaim { key, fingerprint, expires: now.after(marker_ttl(draft.class())), replaces }
             };
-            match marker::plan(marker.as_ref(), known(record.as_ref()), fingerprint, draft.class(), now) {
+            let asking = Asking { fingerprint, class: draft.class(), served_for };
+            match marker::plan(marker.as_ref(), known(record.as_ref()), &asking, now) {
                 Plan::Run { replaces } => {
                     if let Outcome::Ours(admission) = self.accept(tenant, &draft, Some(claim(replaces)), now).await? {
                         return Ok(admission);
@@ -74,7 +88,7 @@ impl Service {
     }
 
     /// Adds this request's interest to a job; `false` if it has ended or is about to be cancelled: look again.
-    async fn join(&self, job: JobId, now: Timestamp) -> Result<bool, ApiError> {
+    pub(crate) async fn join(&self, job: JobId, now: Timestamp) -> Result<bool, ApiError> {
         match self.ports.jobs.step(job, &Stepped::from(Step::Join), self.nonce(), now).await? {
             Ok(_) => Ok(true),
             Err(Denied::Ended(_) | Denied::Unwanted | Denied::Absent) => Ok(false),
@@ -89,7 +103,8 @@ impl Service {
         }
     }
 
-    fn without_run(&self, draft: &Draft, job: JobId, how: How, now: Timestamp) -> Admission {
+    /// The admission of a request that is answered by a job of another.
+    pub(crate) fn without_run(&self, draft: &Draft, job: JobId, how: How, now: Timestamp) -> Admission {
         Admission {
             job,
             shown: JobId::new(now, self.ports.entropy.draw()),
@@ -98,16 +113,19 @@ impl Service {
             class: draft.class(),
             levels: None,
             created: draft.spec.created,
+            kept: None,
+            hold: None,
         }
     }
 }
 
 /// A marker outlives the longest run of its job by the time a finished answer is served again.
-fn marker_ttl(class: Class) -> Duration {
+pub(crate) fn marker_ttl(class: Class) -> Duration {
     class.patience() + marker::TTL
 }
 
-fn known(record: Option<&JobRecord>) -> Known {
+/// What the record of a marker's job, or of a try's, says of it.
+pub(crate) fn known(record: Option<&JobRecord>) -> Known {
     match record {
         None => Known::Absent,
         Some(record) => Known::Job {

@@ -22,6 +22,10 @@ pub(crate) fn told(admission: &Admission, tenant: &Tenant, now: Timestamp) -> He
         How::Joined => ("fresh", false),
         How::Served => ("l2", false),
         How::Elsewhere => ("fallback", false),
+        How::Kept { found, age } => {
+            tell("age", age.as_secs().to_string());
+            (found.name(), false)
+        }
     };
     tell("x-penstock-served-by", served_by.to_owned());
     if own {

@@ -1,11 +1,13 @@
 //! An engine that answers from a script: reads 40 bytes a tick, says one token a tick, and can be resumed like the real
 //! one.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
     Clock, Engine, EngineFault, EngineInfo, FinishReason, Likelihood, Part, Sequence, Spawner, TokenEvent,
     TokenLogprob, TokenStream,
@@ -24,6 +26,9 @@ pub fn choice_of(prompt: &str, choice: u32) -> String {
     let text = answer_to(prompt);
     if choice == 0 { text } else { format!("{text}{choice}") }
 }
+
+/// A prompt that ends so is one that the script cannot answer, today or later.
+pub const BAD_PROMPT: &str = "bad request";
 
 /// How much of a prompt is read in one tick.
 const BYTES_PER_TICK: usize = 40;
@@ -48,6 +53,38 @@ impl Faults {
     }
 }
 
+/// What engines were asked to run, prompt by prompt. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Runs(Arc<Mutex<BTreeMap<String, Vec<Timestamp>>>>);
+
+impl Runs {
+    /// How often a prompt was run, resumed runs included.
+    #[must_use]
+    pub fn of(&self, prompt: &str) -> u64 {
+        self.times(prompt).len() as u64
+    }
+
+    /// When a prompt was run, each time it began.
+    #[must_use]
+    pub fn times(&self, prompt: &str) -> Vec<Timestamp> {
+        self.begun().get(prompt).cloned().unwrap_or_default()
+    }
+
+    /// How often anything was run.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.begun().values().map(|times| times.len() as u64).sum()
+    }
+
+    fn count(&self, prompt: &str, now: Timestamp) {
+        self.begun().entry(prompt.to_owned()).or_default().push(now);
+    }
+
+    fn begun(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Timestamp>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Answers by [`answer_to`].
 pub struct ScriptedEngine {
     info: EngineInfo,
@@ -56,6 +93,7 @@ pub struct ScriptedEngine {
     tick: Duration,
     steps: Arc<AtomicU64>,
     faults: Faults,
+    runs: Runs,
 }
 
 impl ScriptedEngine {
@@ -70,13 +108,20 @@ impl ScriptedEngine {
             tokens_per_second: f64::from(slots) / tick.as_secs_f64(),
             tokens_per_byte: 1.0,
         };
-        Self { info, clock, spawner, tick, steps: Arc::default(), faults: Faults::default() }
+        let (faults, runs) = (Faults::default(), Runs::default());
+        Self { info, clock, spawner, tick, steps: Arc::default(), faults, runs }
     }
 
     /// The same, failing as `faults` say.
     #[must_use]
     pub fn failing(self, faults: Faults) -> Self {
         Self { faults, ..self }
+    }
+
+    /// The same, counting what it runs among `runs`.
+    #[must_use]
+    pub fn counted(self, runs: Runs) -> Self {
+        Self { runs, ..self }
     }
 }
 
@@ -96,6 +141,9 @@ impl Engine for ScriptedEngine {
 
     async fn start(&self, sequence: Sequence) -> TokenStream {
         let (events, stream) = mpsc::channel(64);
+        if let Some(message) = sequence.generation.messages.last() {
+            self.runs.count(&message.content, self.clock.now());
+        }
         let (clock, tick, steps) = (Arc::clone(&self.clock), self.tick, Arc::clone(&self.steps));
         if self.faults.next_fails() {
             // The channel is new: there is room.
@@ -104,6 +152,13 @@ impl Engine for ScriptedEngine {
         }
         self.spawner.spawn(Box::pin(async move {
             let prompt = sequence.generation.messages.last().map(|message| message.content.clone()).unwrap_or_default();
+            if prompt.ends_with(BAD_PROMPT) {
+                let (code, message) = ("unanswerable".to_owned(), "the script has no answer to this".to_owned());
+                let fault = EngineFault::BadRequest { code, param: Some("messages".to_owned()), message };
+                // The consumer may have gone.
+                let _ = events.send(TokenEvent::Failed(fault)).await;
+                return;
+            }
             let answer: Vec<char> = choice_of(&prompt, sequence.choice).chars().collect();
             let length = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
             let started = TokenEvent::Started { prompt_tokens: length(prompt.chars().count()) };

@@ -4,10 +4,12 @@
 
 mod engine;
 mod kernel;
+mod outage;
 mod upstream;
 mod world;
 
-pub use engine::{Faults, ScriptedEngine, answer_to, choice_of};
+pub use engine::{BAD_PROMPT, Faults, Runs, ScriptedEngine, answer_to, choice_of};
 pub use kernel::{Group, Kernel};
+pub use outage::Outage;
 pub use upstream::{Play, ScriptedUpstream};
 pub use world::World;

@@ -11,8 +11,9 @@ use penstock_service::ports::{Clock, Control, Pool, Tenant, TenantLimits};
 use penstock_service::{ApiKey, Consumer, Ports, Service, Workplace};
 use penstock_sqlite::{DiskBlobs, Sqlite};
 
-use crate::engine::{Faults, ScriptedEngine};
+use crate::engine::{Faults, Runs, ScriptedEngine};
 use crate::kernel::{Group, Kernel};
+use crate::outage::Outage;
 
 /// The group of the front door; workers count up from 1.
 const FRONT: Group = Group(0);
@@ -25,6 +26,10 @@ pub struct World {
     pub service: Arc<Service>,
     /// A key of the only tenant.
     pub key: String,
+    /// What the workers were asked to run.
+    pub runs: Runs,
+    /// Makes the store fail for the front doors.
+    pub outage: Outage,
     sqlite: Sqlite,
     timing: Timing,
     next_worker: u32,
@@ -51,7 +56,8 @@ impl World {
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let kernel = Kernel::new(seed);
         let sqlite = Sqlite::in_memory(Arc::new(kernel.clone()))?;
-        let service = Arc::new(furnish(ports(&kernel, &sqlite, FRONT), &kernel));
+        let outage = Outage::default();
+        let service = Arc::new(furnish(outage.over(ports(&kernel, &sqlite, FRONT)), &kernel));
         let key = ApiKey::generate(|| penstock_service::ports::Entropy::draw(&kernel));
         let tenant = Tenant::new(TenantId::new("tenant")?, Class::P0, limits, kernel.now());
         let scripted = Pool::new(pool_id()?, "scripted", 4096, kernel.now());
@@ -62,7 +68,37 @@ impl World {
             sqlite.put_pool(&pool).await
         })
         .ok_or("the store in memory answers at once")??;
-        Ok(Self { kernel, service, key: key.expose(), sqlite, timing, next_worker: 1 })
+        let (key, runs) = (key.expose(), Runs::default());
+        Ok(Self { kernel, service, key, runs, outage, sqlite, timing, next_worker: 1 })
+    }
+
+    /// Adds a tenant on other terms, and gives its key.
+    ///
+    /// # Errors
+    /// If the name is none, or the store cannot be written.
+    pub fn add_tenant(
+        &self,
+        name: &str,
+        terms: impl FnOnce(&mut Tenant),
+    ) -> Result<String, Box<dyn std::error::Error>> {
+        let limits = Self::wide_limits().map_err(|_| "the wide limits are no limits")?;
+        let mut tenant = Tenant::new(TenantId::new(name)?, Class::P0, limits, self.kernel.now());
+        terms(&mut tenant);
+        let key = ApiKey::generate(|| penstock_service::ports::Entropy::draw(&self.kernel));
+        futures_util::FutureExt::now_or_never(async {
+            self.sqlite.put_key(&key.record(tenant.id.clone())).await?;
+            self.sqlite.put_tenant(&tenant).await
+        })
+        .ok_or("the store in memory answers at once")??;
+        Ok(key.expose())
+    }
+
+    /// Starts another front door, with a memory of its own; its group is what [`Kernel::kill`] takes.
+    pub fn start_front(&mut self) -> (Group, Arc<Service>) {
+        let group = Group(self.next_worker);
+        self.next_worker += 1;
+        let ports = self.outage.over(ports(&self.kernel, &self.sqlite, group));
+        (group, Arc::new(Service::new(ports, self.timing, b"sim")))
     }
 
     /// Limits too wide to be met.
@@ -104,7 +140,7 @@ impl World {
         let engine = ScriptedEngine::new(Arc::new(self.kernel.clone()), Arc::clone(&spawner), slots, tick);
         let consumer = Consumer::new(Workplace {
             service: Arc::new(Service::new(ports, self.timing, b"sim")),
-            engine: Arc::new(engine.failing(faults)),
+            engine: Arc::new(engine.failing(faults).counted(self.runs.clone())),
             pool: pool.clone(),
             worker: WorkerId::new(&format!("worker-{}", group.0))?,
         });

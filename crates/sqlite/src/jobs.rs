@@ -15,7 +15,7 @@ use penstock_service::story::{self, Event, story_text};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::rows::{JOB_COLUMNS, ids_bytes, ids_from, job_record, malformed, position, stored};
-use crate::{Sqlite, limits, markers, queue, tally};
+use crate::{Sqlite, attempts, limits, markers, queue, tally};
 
 #[async_trait]
 impl Jobs for Sqlite {
@@ -106,6 +106,9 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
         && marker.is_none_or(|found| found.job != id)
     {
         markers::write(connection, claim, id, now)?;
+    }
+    if let Some(claim) = &acceptance.attempt {
+        attempts::note(connection, claim, id)?;
     }
     let found = record(connection, id)?;
     if let Some(JobRecord { spec: Some(known), .. }) = found {

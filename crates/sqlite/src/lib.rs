@@ -4,6 +4,8 @@
 //! commit), so that many callers share the price of a commit, and no caller ever waits for a lock. The guards are
 //! evaluated by `penstock_policy`; SQL only stores.
 
+mod answers;
+mod attempts;
 mod blobs;
 mod board;
 mod control;
@@ -67,6 +69,8 @@ impl Sqlite {
             queue: shared.clone(),
             limits: shared.clone(),
             markers: shared.clone(),
+            attempts: shared.clone(),
+            answers: shared.clone(),
             control: shared.clone(),
             board: shared.clone(),
             tally: shared,

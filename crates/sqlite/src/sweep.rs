@@ -26,6 +26,8 @@ impl Sqlite {
                 connection.execute(&chunks, params![before])?;
                 connection.execute(&format!("DELETE FROM job WHERE {ENDED}"), params![before])?;
                 connection.execute("DELETE FROM marker WHERE expires < ?1", params![before])?;
+                connection.execute("DELETE FROM attempt WHERE expires < ?1", params![before])?;
+                connection.execute("DELETE FROM answer WHERE forgotten < ?1", params![before])?;
                 let dead = "DELETE FROM message WHERE sent < ?1 AND queue LIKE '%-dlq'";
                 connection.execute(dead, params![before])?;
                 // A budget's period is over by then; a sum that something is still held of is kept.
@@ -46,8 +48,9 @@ impl DiskBlobs {
     pub fn sweep(&self, before: Timestamp) -> PortResult<()> {
         let moment = UNIX_EPOCH + Duration::from_millis(u64::try_from(before.as_millis()).unwrap_or(0));
         let failure = |error: std::io::Error| PortError::Unavailable { store: "disk", cause: error.to_string() };
-        let Ok(entries) = std::fs::read_dir(self.folder().join("req")) else { return Ok(()) };
-        for entry in entries {
+        // Requests, and answers too large for an entry.
+        let folders = ["req", "kept"].into_iter().filter_map(|name| std::fs::read_dir(self.folder().join(name)).ok());
+        for entry in folders.flatten() {
             let entry = entry.map_err(failure)?;
             let written = entry.metadata().and_then(|metadata| metadata.modified()).map_err(failure)?;
             if written < moment {

@@ -15,8 +15,8 @@ use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::job::{State, Step};
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
-    Acceptance, Accepted, JobRecord, JobSpec, Levels, MarkerClaim, Markers, Message, PortError, PortResult, QueueId,
-    Reservation, TakeOutcome,
+    Acceptance, Accepted, AttemptClaim, Attempts, JobRecord, JobSpec, Levels, MarkerClaim, Markers, Message, PortError,
+    PortResult, QueueId, Reservation, TakeOutcome,
 };
 
 use crate::Aws;
@@ -54,6 +54,7 @@ struct Done<'a> {
     levels: Vec<Levels>,
     reservations: Vec<Reservation>,
     marker: Option<&'a MarkerClaim>,
+    attempt: Option<&'a AttemptClaim>,
 }
 
 impl Aws {
@@ -76,6 +77,13 @@ impl Aws {
                     self.undo(done, message.spec.id, acceptance.nonce).await;
                     return Err(error);
                 }
+            }
+        }
+        if let Some(claim) = &acceptance.attempt {
+            done.attempt = Some(claim);
+            if let Err(error) = self.note_try(claim, message.spec.id).await {
+                self.undo(done, message.spec.id, acceptance.nonce).await;
+                return Err(error);
             }
         }
         match self.send_surely(&message).await {
@@ -132,7 +140,7 @@ impl Aws {
         Ok(None)
     }
 
-    /// Removes the marker and gives back what was taken, as far as the stores answer. What they do not take back is a
+    /// Removes the marker or the try and gives back what was taken, as far as the stores answer. What they do not take back is a
     /// little less admitted until the bucket has refilled, and a marker whose job has no record, which the protocol
     /// takes over after a moment.
     async fn undo(&self, done: Done<'_>, job: JobId, nonce: Nonce) {
@@ -140,6 +148,11 @@ impl Aws {
             && let Err(error) = self.clear(&claim.key, job).await
         {
             tracing::warn!(%job, %error, "the marker of a job that was not accepted stays");
+        }
+        if let Some(claim) = done.attempt
+            && let Err(error) = self.forget_try(&claim.key, job).await
+        {
+            tracing::warn!(%job, %error, "a try that was not accepted stays");
         }
         for reservation in &done.reservations {
             if let Err(error) = self.give_back(reservation, Some(nonce)).await {

@@ -109,6 +109,7 @@ mod tests {
             price: Price::default(),
             retention: Retention::default(),
             admitted: Admitted::default(),
+            keep: None,
         };
         let owner = WorkerId::new("w").unwrap();
         let claim = Claim { spec, owner, digest: "new".to_owned(), lease_until: now };

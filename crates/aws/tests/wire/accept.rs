@@ -30,6 +30,7 @@ fn acceptance(job: JobId) -> Acceptance {
             expires: NOW.after(MINUTE),
             replaces: None,
         }),
+        attempt: None,
         nonce: nonce(),
     }
 }

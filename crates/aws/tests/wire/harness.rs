@@ -218,6 +218,7 @@ pub(crate) fn spec(id: JobId) -> JobSpec {
         price: Price::default(),
         retention: Retention::default(),
         admitted: Admitted::default(),
+        keep: None,
     }
 }
 

@@ -3,6 +3,8 @@
 //! The guards are one table, [`penstock_policy::job::apply`]; an adapter applies it inside a transaction or as a
 //! condition expression. The methods take `now` from the caller, who read the clock once.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use penstock_policy::classes::Class;
 use penstock_policy::cost::Price;
@@ -13,7 +15,7 @@ use penstock_policy::resume::Link;
 use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 
-use super::{Addition, BucketKey, Levels, MarkerKey, Message, PortResult, Reservation, Take};
+use super::{Addition, AttemptClaim, BucketKey, Levels, MarkerKey, Message, PortResult, Reservation, Take};
 use crate::chunk::Words;
 use crate::story::{Admitted, Event};
 
@@ -46,6 +48,32 @@ pub struct JobSpec {
     pub retention: Retention,
     /// What admission saw; its `drawn` is filled in by `accept`.
     pub admitted: Admitted,
+    /// What is to be kept of its answer; `None`: nothing.
+    pub keep: Option<Keep>,
+}
+
+/// What is to be kept of a job's answer, for requests of the same words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// The digest of its key; the tenant is the job's.
+    pub digest: String,
+    /// In how many copies, at least 1.
+    pub copies: u8,
+    /// How long it lives at least; zero: as long as any.
+    pub at_least: Duration,
+    /// The kept answer that this one replaces.
+    pub replaces: Option<Replaced>,
+}
+
+/// A kept answer that is to be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// A digest of what it says.
+    pub answer: u64,
+    /// How long it was to live.
+    pub ttl: Duration,
+    /// How often it was asked for, at least.
+    pub hits: u64,
 }
 
 /// A job's record.
@@ -185,6 +213,8 @@ pub struct Acceptance {
     pub takes: Vec<Take>,
     /// The marker to write.
     pub marker: Option<MarkerClaim>,
+    /// The try to remember, in the place of a marker.
+    pub attempt: Option<AttemptClaim>,
     /// The nonce of this attempt.
     pub nonce: Nonce,
 }
@@ -292,7 +322,8 @@ pub trait Watch: Send {
 /// The jobs.
 #[async_trait]
 pub trait Jobs: Send + Sync {
-    /// Accepts a job: takes from the buckets, writes the marker, sends the message, puts the record, in this order.
+    /// Accepts a job: takes from the buckets, writes the marker or remembers the try, sends the message, puts the record, in
+    /// this order.
     ///
     /// *Accepted* means that the message is durably in its queue; [`Accepted::Yes`] is returned only after the record
     /// exists too. A bucket's refusal or a marker held by another leaves nothing behind. A repetition with the same

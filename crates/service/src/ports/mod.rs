@@ -7,6 +7,8 @@
 //! same nonce after a lost reply; the repetition changes nothing and gives the first answer. Refunds are the one
 //! exception and are never repeated.
 
+mod answers;
+mod attempts;
 mod blobs;
 mod board;
 mod clock;
@@ -22,6 +24,8 @@ mod said;
 mod tally;
 mod upstream;
 
+pub use answers::{Answers, ENTRY_BYTES, Entry, Looked};
+pub use attempts::{AttemptClaim, Attempts, Swapped};
 pub use blobs::{BlobKey, Blobs};
 pub use board::{Board, BoardKey, Posted, Stale};
 pub use clock::{Clock, Entropy, Spawner};
@@ -30,8 +34,8 @@ pub use engine::{Engine, EngineFault, EngineInfo, Sequence, TokenEvent, TokenStr
 pub use generation::{Generation, Sampling};
 pub use holds::{Held, HoldClaim, HoldEntry, HoldKey, HoldName, Holding};
 pub use jobs::{
-    Acceptance, Accepted, Answer, Chunk, Claim, Claimed, ErrorVerdict, FinishReason, JobRecord, JobSpec, Jobs,
-    MarkerClaim, Outcome, StepResult, Stepped, Watch,
+    Acceptance, Accepted, Answer, Chunk, Claim, Claimed, ErrorVerdict, FinishReason, JobRecord, JobSpec, Jobs, Keep,
+    MarkerClaim, Outcome, Replaced, StepResult, Stepped, Watch,
 };
 pub use limits::{BucketKey, Levels, Limits, Reservation, Take, TakeOutcome, TakePart};
 pub use markers::{MarkerKey, Markers};
