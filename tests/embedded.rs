@@ -8,65 +8,17 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use harness::client::{Client, tasks};
-use harness::process::{Process, Signal, appears, free_port};
-use harness::{built, given, root};
+use harness::process::{Signal, free_port};
+use harness::server::{Home, printed};
+use harness::{given, root};
 use serde_json::{Value, json};
 
 const MODEL: &str = "task-int4";
-
-/// A folder in which a server lives: its cache, its data, its ready file.
-struct Home {
-    folder: tempfile::TempDir,
-}
-
-/// A running server.
-struct Server {
-    process: Process,
-    ready: Value,
-    client: Client,
-}
-
-impl Home {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(built("penstock"));
-        command.args(arguments).env("XDG_CACHE_HOME", self.path()).env("XDG_DATA_HOME", self.path());
-        command.env("PENSTOCK_ORT", given("PENSTOCK_ORT"));
-        command
-    }
-
-    fn up(&self, more: &[&str]) -> Server {
-        let ready = self.path().join("ready-file.json");
-        let _ = std::fs::remove_file(&ready);
-        let mut command = self.command(&["up", "--port", "0"]);
-        command.args(more).arg("--ready-file").arg(&ready).stdout(Stdio::piped());
-        let process = Process::start(&mut command);
-        let text = appears(&ready, Duration::from_secs(60));
-        let ready: Value = serde_json::from_str(&text).unwrap();
-        let client = Client::new(ready["url"].as_str().unwrap(), ready["api_key"].as_str().unwrap());
-        Server { process, ready, client }
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-}
-
-fn printed(output: &Output) -> (String, String) {
-    (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
-}
 
 #[test]
 fn ask_answers_without_a_server_and_with_one() {

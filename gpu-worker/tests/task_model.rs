@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use penstock_gpu_worker::engine::{OnnxEngine, Reproducibility};
 use penstock_service::ports::{Engine, EngineFault, FinishReason, Sequence, TokenEvent};
+use penstock_wire::completions::Prompt;
 use support::{Draws, ask, ask_all, config, engine, read, sequence, start};
 
 fn tasks(count: usize, seed: u64) -> (Vec<String>, Vec<String>) {
@@ -281,4 +282,51 @@ fn stopping_tells_everybody_and_waits_for_the_threads() {
     assert!(replies.iter().all(|reply| matches!(reply.end, Some(Ok(_) | Err(EngineFault::Stopping)))));
     assert_eq!(ask(&engine, "R:1=").end, Some(Err(EngineFault::Stopping)));
     engine.stop();
+}
+
+/// A raw prompt, and an answer that begins with it.
+fn raw(prompt: Prompt, echo: bool) -> Sequence {
+    let mut sequence = sequence("");
+    sequence.generation.messages = Vec::new();
+    sequence.generation.prompts = vec![prompt];
+    sequence.generation.echo = echo;
+    sequence
+}
+
+#[test]
+fn a_raw_prompt_is_answered_as_text_and_as_tokens_with_and_without_its_echo() {
+    let engine = engine(2);
+    let templated = ask(&engine, "R:38291=");
+    let text = Prompt::Text("R:38291=".into());
+    let plain = read(start(&engine, raw(text.clone(), false)));
+    assert_eq!((plain.text.as_str(), plain.prompt_tokens), (templated.text.as_str(), 8));
+    let echoed = read(start(&engine, raw(text, true)));
+    assert_eq!((echoed.text.as_str(), &echoed.ids), ("R:38291=19283", &plain.ids));
+    // Shown halfway through the echo, and beyond it.
+    for seen in [0usize, 3, 8, 10, 13] {
+        let resumed = Sequence {
+            resume_ids: echoed.ids[..seen.saturating_sub(8)].to_vec(),
+            resume_bytes: seen,
+            ..raw(Prompt::Text("R:38291=".into()), true)
+        };
+        let reply = read(start(&engine, resumed));
+        assert_eq!(reply.text, "R:38291=19283"[seen..], "{seen} bytes seen");
+    }
+}
+
+#[test]
+fn token_prompts_are_checked_against_the_vocabulary_and_echoed_as_their_text() {
+    let engine = engine(1);
+    let answer = ask(&engine, "C:27=");
+    let copied = raw(Prompt::Text("C:27=".into()), true);
+    let text = read(start(&engine, copied)).text;
+    // The answer's tokens as a prompt: two digits, and the echo spells them.
+    let digits = answer.ids[..2].to_vec();
+    let mut asked = raw(Prompt::Tokens(digits), true);
+    asked.generation.sampling.max_tokens = Some(1);
+    let reply = read(start(&engine, asked));
+    assert_eq!((text.as_str(), reply.prompt_tokens), ("C:27=27", 2));
+    assert!(reply.text.starts_with("27"), "{reply:?}");
+    let refused = read(start(&engine, raw(Prompt::Tokens(vec![70_000]), false)));
+    assert!(matches!(refused.fault(), EngineFault::BadRequest { code, .. } if code == "invalid_value"), "{refused:?}");
 }

@@ -109,6 +109,7 @@ impl<'s> Sequence<'s> {
     fn spec(&mut self, id: JobId) -> JobSpec {
         JobSpec {
             id,
+            route: penstock_service::Route::Completions,
             tenant: self.tenant(),
             class: Class::P1,
             pool: PoolId::new(POOL).unwrap(),

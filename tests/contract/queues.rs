@@ -111,6 +111,7 @@ pub(crate) fn spec(id: JobId, tenant: &str) -> JobSpec {
     let now = Timestamp::from_millis(BASE_MS);
     JobSpec {
         id,
+        route: penstock_service::Route::Chat,
         tenant: TenantId::new(tenant).unwrap(),
         class: Class::P3,
         pool: PoolId::new(POOL).unwrap(),

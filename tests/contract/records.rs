@@ -205,6 +205,7 @@ pub(crate) async fn check_many_hands(subject: &Subject) {
 async fn one_winner(subject: &Subject, chance: &mut Chance) {
     let spec = JobSpec {
         id: chance.job(NOW),
+        route: penstock_service::Route::Chat,
         tenant: TenantId::new("crowd").unwrap(),
         class: Class::P1,
         pool: PoolId::new(POOL).unwrap(),

@@ -4,10 +4,12 @@
 pub mod client;
 #[cfg(feature = "aws")]
 pub mod deployment;
+pub mod faults;
 pub mod lambda;
 #[cfg(feature = "aws")]
 pub mod ministack;
 pub mod process;
+pub mod server;
 
 use std::path::{Path, PathBuf};
 

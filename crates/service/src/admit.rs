@@ -20,6 +20,7 @@ use crate::ports::{
     Acceptance, Accepted, BucketKey, Levels, MarkerClaim, Message, Payload, Take, TakeOutcome, TakePart, Tenant,
 };
 use crate::recall::Found;
+use crate::telling::Heading;
 
 /// A worker's rate that is assumed while none has ever reported, in tokens a second: a small model on one CPU core.
 const ASSUMED_RATE: f64 = 200.0;
@@ -44,6 +45,13 @@ pub(crate) struct Admission {
     pub(crate) kept: Option<Arc<Kept>>,
     /// The hold on the job, to be renewed while the client waits.
     pub(crate) hold: Option<HeldTry>,
+}
+
+impl Admission {
+    /// What stands at the head of the answer, of a model as the client wrote its name.
+    pub(crate) fn heading(&self, model: &str) -> Heading {
+        Heading { shown: self.shown, created: self.created, model: model.to_owned(), class: self.class }
+    }
 }
 
 /// How a request is answered.

@@ -1,4 +1,4 @@
-//! From an admitted request to the bytes of its answer, whole or streamed.
+//! From an admitted request to the bytes of its answer, whole or streamed: how long to wait, and what to send meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,22 +6,20 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use futures_util::{FutureExt, stream};
 use http::{HeaderName, StatusCode, header};
-use penstock_policy::admission::tier_of_class;
 use penstock_policy::time::Timestamp;
-use penstock_wire::chat::{ChunkChoice, Completion, CompletionChunk, Delta, Usage};
 use penstock_wire::sse;
 
 use crate::Service;
-use crate::admit::Admission;
 use crate::config::Timing;
 use crate::error::ApiError;
 use crate::fallback::Source;
 use crate::ports::{Answer, Chunk};
 use crate::relay::{End, Progress};
-use crate::rendering::{CallNames, completion, deltas, logprobs, usage};
+use crate::route::Route;
+use crate::telling::Telling;
 
 /// A value as a JSON answer.
 pub(crate) fn json(value: &impl serde::Serialize) -> Response {
@@ -58,24 +56,22 @@ pub(crate) async fn whole(service: Arc<Service>, mut relay: Source, write: Write
 /// One admitted request on its way to an answer.
 pub(crate) struct Answering {
     pub(crate) service: Arc<Service>,
-    pub(crate) admission: Admission,
-    /// The model's name as the client wrote it.
-    pub(crate) model: String,
-    /// How many answers were asked for.
-    pub(crate) choices: u32,
-    /// A stream ends with its usage.
-    pub(crate) usage: bool,
+    /// The route it came by.
+    pub(crate) route: Route,
+    /// Puts the answer into the route's form.
+    pub(crate) telling: Box<dyn Telling>,
+    /// When the request came.
+    pub(crate) created: Timestamp,
+    /// What was known of the wait then.
+    pub(crate) wait: Option<Duration>,
 }
 
 impl Answering {
     /// The answer as one JSON object.
     pub(crate) async fn whole(self, relay: Source) -> Result<Response, ApiError> {
-        let service = Arc::clone(&self.service);
-        let write = move |said: Vec<Chunk>, answer: Answer| {
-            let body = serde_json::to_string(&self.completion(&said, &answer));
-            async move { body.map_err(|_| ApiError::internal()) }.boxed()
-        };
-        whole(service, relay, Box::new(write)).await
+        let Self { service, route, telling, .. } = self;
+        let write = move |said: Vec<Chunk>, answer: Answer| ready(Ok(telling.whole(&said, &answer))).boxed();
+        whole(service, relay, Box::new(write)).await.map_err(|error| error.in_terms_of(route))
     }
 
     /// Holds the status back until there are words, an end, or the hold is over; then streams.
@@ -83,10 +79,14 @@ impl Answering {
         let until = self.now().after(self.service.timing().status_hold);
         let first = relay.progress(until).await;
         if let Progress::Ended(End::Failed(error)) = first {
-            return Err(error);
+            return Err(error.in_terms_of(self.route));
         }
-        let calls = CallNames::new(self.admission.shown);
-        let state = Some(Streaming { answering: self, relay, next: Some(first), opened: false, calls });
+        Ok(self.frames_of(relay, Some(first)))
+    }
+
+    /// Streams, `first` being what was seen of the relay already.
+    pub(crate) fn frames_of(self, relay: Source, first: Option<Progress>) -> Response {
+        let state = Some(Streaming { answering: self, relay, next: first, opened: false });
         let body = stream::unfold(state, |state| async {
             let mut streaming = state?;
             let (frames, goes_on) = streaming.frames().await;
@@ -97,33 +97,11 @@ impl Answering {
             (header::CACHE_CONTROL, "no-cache"),
             (HeaderName::from_static("x-accel-buffering"), "no"),
         ];
-        Ok((StatusCode::OK, headers, Body::from_stream(body)).into_response())
+        (StatusCode::OK, headers, Body::from_stream(body)).into_response()
     }
 
     fn now(&self) -> Timestamp {
         self.service.ports().clock.now()
-    }
-
-    fn completion(&self, said: &[Chunk], answer: &Answer) -> Completion {
-        let Admission { shown, created, class, .. } = &self.admission;
-        completion(*shown, *created, &self.model, *class, said, answer)
-    }
-
-    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> String {
-        sse::data(&CompletionChunk {
-            id: format!("chatcmpl-{}", self.admission.shown),
-            object: "chat.completion.chunk".to_owned(),
-            created: self.admission.created.as_secs(),
-            model: self.model.clone(),
-            choices,
-            usage,
-            service_tier: Some(tier_of_class(self.admission.class).to_owned()),
-        })
-    }
-
-    fn delta(&self, index: u32, delta: Delta, finish_reason: Option<&str>) -> String {
-        let finish_reason = finish_reason.map(str::to_owned);
-        self.chunk(vec![ChunkChoice { index, delta, logprobs: None, finish_reason }], None)
     }
 }
 
@@ -134,8 +112,6 @@ struct Streaming {
     /// What was seen already while the status was held back.
     next: Option<Progress>,
     opened: bool,
-    /// Numbers the tool calls of each answer.
-    calls: CallNames,
 }
 
 impl Streaming {
@@ -144,10 +120,10 @@ impl Streaming {
         let mut frames = String::new();
         if !self.opened {
             self.opened = true;
-            for choice in 0..self.answering.choices {
-                let role =
-                    Delta { role: Some("assistant".to_owned()), content: Some(String::new()), ..Delta::default() };
-                frames.push_str(&self.answering.delta(choice, role, None));
+            frames.push_str(&self.answering.telling.opening());
+            // What is known already is said at once, before anything is waited for.
+            if self.next.is_none() && !frames.is_empty() {
+                return (frames, true);
             }
         }
         let progress = match self.next.take() {
@@ -157,47 +133,31 @@ impl Streaming {
                 self.relay.progress(until).await
             }
         };
+        let telling = &mut self.answering.telling;
         let goes_on = match progress {
             Progress::Quiet => {
-                let waited = self.answering.now().since(self.answering.admission.created);
-                let left = self.answering.admission.wait.map(|wait| wait.saturating_sub(waited).as_millis());
-                frames.push_str(&sse::keep_alive(None, left.and_then(|left| u64::try_from(left).ok())));
+                frames.push_str(&self.keep_alive());
                 true
             }
             Progress::Said(chunks) => {
-                chunks.iter().for_each(|chunk| self.say(chunk, &mut frames));
+                frames.extend(chunks.iter().map(|chunk| telling.said(chunk)));
                 true
             }
             Progress::Ended(End::Answered(answer)) => {
-                for (choice, reason) in (0..).zip(&answer.reasons) {
-                    frames.push_str(&self.answering.delta(choice, Delta::default(), Some(reason.name())));
-                }
-                if self.answering.usage {
-                    frames.push_str(&self.answering.chunk(Vec::new(), Some(usage(&answer))));
-                }
-                frames.push_str(sse::DONE);
+                frames.push_str(&telling.answered(&answer));
                 false
             }
             Progress::Ended(End::Failed(error)) => {
-                frames.push_str(&sse::data(&error.body));
-                frames.push_str(sse::DONE);
+                frames.push_str(&telling.failed(&error.in_terms_of(self.answering.route)));
                 false
             }
         };
         (frames, goes_on)
     }
 
-    /// One frame a part; what is known of the tokens behind them goes with the first.
-    fn say(&mut self, chunk: &Chunk, frames: &mut String) {
-        let mut logprobs = logprobs(&chunk.words.logprobs);
-        let mut deltas = deltas(&chunk.words, &mut self.calls);
-        if deltas.is_empty() && logprobs.is_some() {
-            deltas.push(Delta::default());
-        }
-        for delta in deltas {
-            let choice =
-                ChunkChoice { index: chunk.words.choice, delta, logprobs: logprobs.take(), finish_reason: None };
-            frames.push_str(&self.answering.chunk(vec![choice], None));
-        }
+    fn keep_alive(&self) -> String {
+        let waited = self.answering.now().since(self.answering.created);
+        let left = self.answering.wait.map(|wait| wait.saturating_sub(waited).as_millis());
+        sse::keep_alive(None, left.and_then(|left| u64::try_from(left).ok()))
     }
 }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use hmac::{Hmac, KeyInit, Mac};
 use penstock_policy::id::TenantId;
 use penstock_wire::chat::{ChatRequest, Format, Message, Tool, ToolChoice};
+use penstock_wire::completions::Prompt;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -52,6 +53,10 @@ struct Canonical<'r> {
     format: Option<&'r Format>,
     #[serde(skip_serializing_if = "Map::is_empty")]
     template_kwargs: &'r Map<String, Value>,
+    #[serde(skip_serializing_if = "<[Prompt]>::is_empty")]
+    prompts: &'r [Prompt],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    echo: Option<bool>,
 }
 
 /// The bytes in which two requests to a pool are equal exactly if they ask for the same.
@@ -78,6 +83,8 @@ pub(crate) fn canonical(request: &ChatRequest, pool: &str) -> Vec<u8> {
         parallel_tool_calls: Some(request.parallel_tool_calls).filter(|parallel| !parallel),
         format: Some(&request.format).filter(|format| **format != Format::Text),
         template_kwargs: &request.template_kwargs,
+        prompts: &request.prompts,
+        echo: Some(request.echo).filter(|echo| *echo),
     };
     serde_json::to_vec(&form).unwrap_or_default()
 }

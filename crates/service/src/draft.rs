@@ -58,16 +58,17 @@ impl Service {
             context_length: pool.context_length,
         };
         let (payload, prompt_bytes, estimated_tokens) = match wanted {
-            Wanted::Chat(request) => {
+            Wanted::Chat(request) | Wanted::Response(request) => {
                 let generation = self.generation(request, now);
-                let bytes = generation.prompt_bytes();
-                let estimated = admission::estimate(bytes, request.max_tokens, request.n, &measure).total();
+                let bytes = generation.prompt_bytes(pool.tokens_per_byte);
+                let estimated = admission::estimate(bytes, request.max_tokens, request.answers(), &measure).total();
                 (serde_json::to_string(&generation), bytes, estimated)
             }
         };
         let id = JobId::new(now, self.ports.entropy.draw());
         let spec = JobSpec {
             id,
+            route: wanted.route(),
             tenant: tenant.id.clone(),
             class,
             pool: pool.id.clone(),
@@ -111,7 +112,9 @@ impl Service {
                 logit_bias: request.logit_bias.clone(),
             },
             date: date(now),
-            choices: request.n,
+            prompts: request.prompts.clone(),
+            echo: request.echo,
+            choices: request.answers(),
             logprobs: request.logprobs,
             tools: request.tools.clone(),
             tool_choice: request.tool_choice.clone(),

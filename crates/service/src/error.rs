@@ -9,6 +9,7 @@ use penstock_policy::degrade::Tier;
 use penstock_wire::error::{BadRequest, ErrorBody};
 
 use crate::ports::{ErrorVerdict, PortError};
+use crate::route::Route;
 
 /// An order that holds for longer names no moment to come back.
 const NO_MOMENT: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -25,6 +26,9 @@ pub struct ApiError {
     /// Overrides what the stock clients make of the status.
     pub should_retry: Option<bool>,
 }
+
+/// The code of a job that was cancelled.
+const JOB_CANCELLED: &str = "job_cancelled";
 
 impl ApiError {
     fn new(status: StatusCode, kind: &str, code: &str, param: Option<&str>, message: impl Into<String>) -> Self {
@@ -99,6 +103,12 @@ impl ApiError {
     pub(crate) fn too_large(limit: usize) -> Self {
         let message = format!("the body is larger than {limit} bytes: shorten the conversation");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large", None, message)
+    }
+
+    /// 415.
+    pub(crate) fn wrong_media(what: &str) -> Self {
+        let message = format!("the body is {what}: send JSON, not compressed, as 'application/json'");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", "unsupported_media_type", None, message)
     }
 
     /// 409 about an idempotency key.
@@ -203,14 +213,39 @@ impl ApiError {
     /// A job that was cancelled while its answer was waited for.
     pub(crate) fn cancelled() -> Self {
         let message = "the job was cancelled";
-        let error = Self::new(StatusCode::CONFLICT, "invalid_request_error", "job_cancelled", None, message);
+        let error = Self::new(StatusCode::CONFLICT, "invalid_request_error", JOB_CANCELLED, None, message);
         Self { should_retry: Some(false), ..error }
+    }
+
+    /// Whether it is [`ApiError::cancelled`].
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.body.error.code.as_deref() == Some(JOB_CANCELLED)
+    }
+
+    /// 404 about a response.
+    pub(crate) fn no_such_response(id: &str) -> Self {
+        let message = format!("there is no response '{id}'; it was never kept, was deleted, or is too old");
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "response_not_found", Some("response_id"), message)
     }
 
     /// A job that could not be run in time.
     pub(crate) fn expired() -> Self {
         let message = "the job could not be run in time";
         Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "timeout", None, message)
+    }
+
+    /// The same about the fields as `route` calls them.
+    pub(crate) fn in_terms_of(mut self, route: Route) -> Self {
+        let error = &mut self.body.error;
+        if let Some(param) = &error.param {
+            let (head, rest) = param.split_at(param.find(['.', '[']).unwrap_or(param.len()));
+            let named = route.field(head);
+            if named != head {
+                error.message = error.message.replace(&format!("'{head}"), &format!("'{named}"));
+                error.param = Some(format!("{named}{rest}"));
+            }
+        }
+        self
     }
 
     fn told(self, come_back: ComeBack) -> Self {

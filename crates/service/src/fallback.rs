@@ -132,6 +132,14 @@ impl Source {
         Self { words: Words::Job(relay), probe: None }
     }
 
+    /// Leaves a job to run though nobody waits for it any more.
+    pub(crate) fn let_run(&mut self) {
+        match &mut self.words {
+            Words::Job(relay) => relay.let_run(),
+            Words::Outside(_) => {}
+        }
+    }
+
     /// Waits for new text or the end, up to `until`.
     pub(crate) async fn progress(&mut self, until: Timestamp) -> Progress {
         let progress = match &mut self.words {
@@ -315,8 +323,7 @@ impl Service {
         match &asking.home.default_answer {
             Some(text) if consent.default_answer => {
                 self.take_request(asking.tenant, asking.now).await?;
-                let choices = asking.wanted.chat().map_or(1, |request| request.n);
-                let answer = OutsideAnswer::configured(text, choices);
+                let answer = OutsideAnswer::configured(text, asking.wanted.answers());
                 Ok(self.made_outside(asking, answer, By::DefaultAnswer, UsdMicros::ZERO))
             }
             Some(_) | None => Err(refusal),

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use penstock_policy::id::JobId;
 use penstock_policy::job::{Denied, State, Step};
-use penstock_wire::job::Job;
+use penstock_wire::job::{Job, JobResult};
 
 use crate::Service;
 use crate::error::ApiError;
-use crate::ports::{JobRecord, Stepped, Tenant};
+use crate::ports::{Answer, Chunk, JobRecord, JobSpec, Stepped, Tenant};
 use crate::rendering::{completion, usage};
+use crate::route::Route;
+use crate::telling::{CompletionsTelling, Heading};
 
 impl Service {
     /// A tenant's job.
@@ -38,9 +40,11 @@ impl Service {
         if record.head.state.is_terminal() {
             match self.said_of(id, &record).await? {
                 Some(Ok((said, answer))) => {
-                    job.result = Some(completion(id, spec.created, &spec.model, spec.class, &said, &answer));
+                    job.result = Some(self.result(tenant, spec, &said, &answer).await?);
                 }
-                Some(Err(error)) if record.head.state == State::Failed => job.error = Some(error.body.error),
+                Some(Err(error)) if record.head.state == State::Failed => {
+                    job.error = Some(error.in_terms_of(spec.route).body.error);
+                }
                 Some(Err(_)) => {}
                 None => return Err(ApiError::store_unavailable()),
             }
@@ -70,5 +74,27 @@ impl Service {
         record
             .filter(|record| record.spec.as_ref().is_some_and(|spec| spec.tenant == tenant.id))
             .ok_or_else(ApiError::no_such_job)
+    }
+
+    /// The answer in the form of the route that the job came by; a response that was not kept has the form of chat.
+    async fn result(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        spec: &JobSpec,
+        said: &[Chunk],
+        answer: &Answer,
+    ) -> Result<JobResult, ApiError> {
+        let heading = Heading { shown: spec.id, created: spec.created, model: spec.model.clone(), class: spec.class };
+        if spec.route == Route::Responses
+            && let Some(response) = self.response_of_job(tenant, spec.id).await?
+        {
+            return Ok(JobResult::Response(Box::new(response)));
+        }
+        Ok(match spec.route {
+            Route::Completions => JobResult::Text(CompletionsTelling::new(heading, false).completion(said, answer)),
+            Route::Chat | Route::Responses => {
+                JobResult::Chat(completion(spec.id, spec.created, &spec.model, spec.class, said, answer))
+            }
+        })
     }
 }

@@ -46,12 +46,15 @@ mod recall;
 pub mod record;
 mod relay;
 mod rendering;
+mod responses;
+mod route;
 mod settle;
 mod single_flight;
 mod standing;
 pub mod story;
 #[cfg(feature = "system")]
 pub mod system;
+mod telling;
 mod tenants;
 mod told;
 pub mod upstreams;
@@ -89,6 +92,7 @@ pub use error::ApiError;
 pub use guarded::guarded;
 pub use http::{front_router, jobs_router, router};
 pub use preload::{MOST_PREPARED, PREPARED_LIST, Prepared};
+pub use route::Route;
 pub use work::Workplace;
 
 /// How much memory kept answers may take: a handler on Lambda has 256 MB for everything.

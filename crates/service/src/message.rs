@@ -68,6 +68,7 @@ mod tests {
 
     use super::*;
     use crate::ports::{BucketKey, Keep, Replaced, Reservation};
+    use crate::route::Route;
     use crate::story::{Admitted, Drawn};
 
     fn message(payload: Payload) -> Message {
@@ -75,6 +76,7 @@ mod tests {
         Message {
             spec: JobSpec {
                 id: JobId::new(Timestamp::from_millis(5), 9),
+                route: Route::Completions,
                 tenant: tenant.clone(),
                 class: Class::P2,
                 pool: PoolId::new("default").unwrap(),

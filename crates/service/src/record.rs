@@ -11,6 +11,7 @@ use penstock_policy::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ports::{Answer, BucketKey, ErrorVerdict, FinishReason, JobSpec, Keep, Outcome, Replaced, Reservation};
+use crate::route::Route;
 use crate::story::{Admitted, Drawn};
 
 /// A spec as stored text.
@@ -97,6 +98,9 @@ fn is_zero_u64(number: &u64) -> bool {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct StoredSpec {
     jid: String,
+    /// The route it came by, if not chat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    route: Option<String>,
     ten: String,
     cls: String,
     pool: String,
@@ -177,6 +181,7 @@ impl From<&JobSpec> for StoredSpec {
         let res = spec.reservations.iter().map(StoredReservation::from).collect();
         Self {
             jid: spec.id.to_string(),
+            route: Some(spec.route).filter(|route| *route != Route::Chat).map(|route| route.name().to_owned()),
             ten: spec.tenant.to_string(),
             cls: spec.class.name().to_owned(),
             pool: spec.pool.to_string(),
@@ -208,6 +213,10 @@ impl TryFrom<StoredSpec> for JobSpec {
         let reservations = stored.res.into_iter().map(Reservation::try_from).collect::<Result<_, _>>()?;
         Ok(Self {
             id: stored.jid.parse().map_err(|_| invalid("jid"))?,
+            route: match stored.route {
+                None => Route::Chat,
+                Some(name) => Route::from_name(&name).ok_or_else(|| invalid("route"))?,
+            },
             tenant: stored.ten.parse().map_err(|_| invalid("ten"))?,
             class: Class::from_name(&stored.cls).ok_or_else(|| invalid("cls"))?,
             pool: stored.pool.parse().map_err(|_| invalid("pool"))?,

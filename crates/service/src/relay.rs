@@ -65,6 +65,21 @@ impl Relay {
         }
     }
 
+    /// Relays a job to one who only looks on: whether it stays or goes changes nothing for the job.
+    pub(crate) fn onlooking(service: Arc<Service>, job: JobId) -> Self {
+        let mut live = Live::new(service, job, None);
+        live.listening = false;
+        Self::Live(Box::new(live))
+    }
+
+    /// Leaves a job to run though nobody waits for it any more.
+    pub(crate) fn let_run(&mut self) {
+        match self {
+            Self::Live(live) => live.listening = false,
+            Self::Kept(_) => {}
+        }
+    }
+
     /// Waits for new text or the end, up to `until`.
     pub(crate) async fn progress(&mut self, until: Timestamp) -> Progress {
         match self {
@@ -358,7 +373,7 @@ impl Service {
     }
 
     /// Withdraws one client's interest, and cancels the job if it was the last.
-    async fn leave(&self, job: JobId) -> PortResult<()> {
+    pub(crate) async fn leave(&self, job: JobId) -> PortResult<()> {
         let now = self.ports.clock.now();
         if self.ports.jobs.step(job, &Stepped::from(Step::Leave), self.nonce(), now).await?.is_ok() {
             self.put_away(job).await?;

@@ -16,6 +16,7 @@ use crate::ports::{Answer, Chunk, FinishReason, Part};
 
 /// Names the tool calls of one job, as its client knows the job: the same calls get the same names however often and in
 /// whatever pieces they are told.
+#[derive(Clone)]
 pub(crate) struct CallNames {
     shown: JobId,
     /// How many calls each answer has made.
@@ -27,7 +28,8 @@ impl CallNames {
         Self { shown, made: BTreeMap::new() }
     }
 
-    fn next(&mut self, choice: u32) -> (u32, String) {
+    /// The number and the name of the next call of an answer.
+    pub(crate) fn next(&mut self, choice: u32) -> (u32, String) {
         let made = self.made.entry(choice).or_insert(0);
         let index = *made;
         *made += 1;

@@ -55,6 +55,9 @@ impl Pending {
 }
 
 struct Voice {
+    /// Tokens of its prompt, once known; and how many of them nobody computed for it.
+    prompt_tokens: u32,
+    cached_tokens: u32,
     /// `None` once it has ended.
     events: Option<TokenStream>,
     pending: Pending,
@@ -78,28 +81,44 @@ pub(crate) struct Voices {
     voices: Vec<Voice>,
     /// The voice that is listened to first: they take turns, so that none waits for another to end.
     first: usize,
-    prompt_tokens: u32,
+    /// How many prompts they answer: each as many, one prompt's after another's.
+    prompts: usize,
     completion_tokens: u32,
-    /// Tokens that nobody computed for any of the answers.
-    cached_tokens: Option<u32>,
     reasoning_tokens: u32,
 }
 
 impl Voices {
-    /// The answers of these streams, in their order.
-    pub(crate) fn new(streams: Vec<TokenStream>) -> Self {
+    /// The answers of these streams, in their order, to so many prompts.
+    pub(crate) fn new(streams: Vec<TokenStream>, prompts: usize) -> Self {
         let voice = |(choice, events)| {
             let words = Words { choice, ..Words::default() };
-            Voice { events: Some(events), pending: Pending { words, ..Pending::default() }, reason: None }
+            Voice {
+                prompt_tokens: 0,
+                cached_tokens: 0,
+                events: Some(events),
+                pending: Pending { words, ..Pending::default() },
+                reason: None,
+            }
         };
         Self {
             voices: (0..).zip(streams).map(voice).collect(),
             first: 0,
-            prompt_tokens: 0,
+            prompts: prompts.max(1),
             completion_tokens: 0,
-            cached_tokens: None,
             reasoning_tokens: 0,
         }
+    }
+
+    /// Tokens of all prompts, and those of them that nobody computed for any answer: a prompt counts once however many
+    /// answers it has.
+    fn read(&self) -> (u32, u32) {
+        let each = self.voices.len().div_ceil(self.prompts).max(1);
+        let of_prompt = |answers: &[Voice]| {
+            let tokens = answers.iter().map(|voice| voice.prompt_tokens).max().unwrap_or(0);
+            (tokens, answers.iter().map(|voice| voice.cached_tokens).min().unwrap_or(0))
+        };
+        let add = |sum: (u32, u32), one: (u32, u32)| (sum.0.saturating_add(one.0), sum.1.saturating_add(one.1));
+        self.voices.chunks(each).map(of_prompt).fold((0, 0), add)
     }
 
     /// Waits for the next event of any answer. May be dropped while it waits.
@@ -126,7 +145,7 @@ impl Voices {
 
     fn hear(&mut self, voice: usize, event: TokenEvent) -> Heard {
         match event {
-            TokenEvent::Started { prompt_tokens } => self.prompt_tokens = prompt_tokens,
+            TokenEvent::Started { prompt_tokens } => self.voices[voice].prompt_tokens = prompt_tokens,
             TokenEvent::Tokens { ids, parts, logprobs } => {
                 let pending = &mut self.voices[voice].pending;
                 pending.ids.extend(ids);
@@ -138,14 +157,15 @@ impl Voices {
                 self.voices[voice].reason = Some(reason);
                 self.completion_tokens = self.completion_tokens.saturating_add(completion_tokens);
                 self.reasoning_tokens = self.reasoning_tokens.saturating_add(reasoning_tokens);
-                self.cached_tokens = Some(self.cached_tokens.map_or(cached_tokens, |least| least.min(cached_tokens)));
+                self.voices[voice].cached_tokens = cached_tokens;
                 let reasons: Option<Vec<FinishReason>> = self.voices.iter().map(|voice| voice.reason).collect();
                 if let Some(reasons) = reasons {
+                    let (prompt_tokens, cached_tokens) = self.read();
                     return Heard::Ended(Answer {
                         reasons,
-                        prompt_tokens: self.prompt_tokens,
+                        prompt_tokens,
                         completion_tokens: self.completion_tokens,
-                        cached_tokens: self.cached_tokens.unwrap_or(0),
+                        cached_tokens,
                         reasoning_tokens: self.reasoning_tokens,
                     });
                 }
@@ -194,7 +214,7 @@ mod tests {
     fn answers_are_kept_apart_and_the_job_ends_with_the_last_of_them() {
         let (first, stream) = mpsc::channel(9);
         let (second, other) = mpsc::channel(9);
-        let mut voices = Voices::new(vec![stream, other]);
+        let mut voices = Voices::new(vec![stream, other], 1);
         for event in [TokenEvent::Started { prompt_tokens: 4 }, tokens(1, "a"), tokens(2, "b")] {
             first.try_send(event).unwrap();
         }
@@ -218,6 +238,22 @@ mod tests {
     }
 
     #[test]
+    fn each_prompt_counts_once_however_many_answers_it_has() {
+        let (senders, streams): (Vec<_>, Vec<_>) = (0..4).map(|_| mpsc::channel(9)).unzip();
+        let mut voices = Voices::new(streams, 2);
+        for (sender, (prompt_tokens, cached)) in senders.iter().zip([(5, 0), (5, 4), (7, 6), (7, 5)]) {
+            sender.try_send(TokenEvent::Started { prompt_tokens }).unwrap();
+            sender.try_send(finished(FinishReason::Stop, 1, cached)).unwrap();
+        }
+        let answer = loop {
+            if let Heard::Ended(answer) = voices.listen().now_or_never().unwrap() {
+                break answer;
+            }
+        };
+        assert_eq!((answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens), (12, 5, 4));
+    }
+
+    #[test]
     fn no_answer_waits_until_a_talkative_one_has_ended() {
         let (first, stream) = mpsc::channel(99);
         let (second, other) = mpsc::channel(9);
@@ -225,7 +261,7 @@ mod tests {
             first.try_send(tokens(number, "a")).unwrap();
         }
         second.try_send(tokens(1, "x")).unwrap();
-        let mut voices = Voices::new(vec![stream, other]);
+        let mut voices = Voices::new(vec![stream, other], 1);
         for _ in 0..2 {
             voices.listen().now_or_never().unwrap();
         }
@@ -236,13 +272,13 @@ mod tests {
     fn a_stream_that_ends_without_a_word_is_an_engine_that_died() {
         let (events, stream) = mpsc::channel(1);
         drop(events);
-        assert!(matches!(Voices::new(vec![stream]).listen().now_or_never(), Some(Heard::Silence)));
+        assert!(matches!(Voices::new(vec![stream], 1).listen().now_or_never(), Some(Heard::Silence)));
     }
 
     #[test]
     fn too_much_to_wait_is_noticed() {
         let (events, stream) = mpsc::channel(9);
-        let mut voices = Voices::new(vec![stream]);
+        let mut voices = Voices::new(vec![stream], 1);
         events.try_send(tokens(1, &"x".repeat(MOST_PENDING))).unwrap();
         voices.listen().now_or_never().unwrap();
         assert!(voices.is_full());

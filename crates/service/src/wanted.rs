@@ -5,18 +5,23 @@ use penstock_wire::chat::ChatRequest;
 use crate::canonical::canonical;
 use crate::error::ApiError;
 use crate::ports::Pool;
+use crate::route::Route;
 
 /// A checked request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Wanted<'r> {
-    /// An answer to a conversation.
+    /// An answer to a conversation, or to raw prompts.
     Chat(&'r ChatRequest),
+    /// The same, by `/v1/responses`.
+    Response(&'r ChatRequest),
 }
 
 /// A client's request with a shorter answer than it asked for.
 pub(crate) enum Shorter {
-    /// An answer to a conversation.
+    /// An answer to a conversation, or to raw prompts.
     Chat(Box<ChatRequest>),
+    /// The same, by `/v1/responses`.
+    Response(Box<ChatRequest>),
 }
 
 impl Shorter {
@@ -24,6 +29,7 @@ impl Shorter {
     pub(crate) fn wanted(&self) -> Wanted<'_> {
         match self {
             Self::Chat(request) => Wanted::Chat(request),
+            Self::Response(request) => Wanted::Response(request),
         }
     }
 }
@@ -32,61 +38,79 @@ impl<'r> Wanted<'r> {
     /// The same with an answer of at most `most` tokens; `None` if it asks for no more.
     pub(crate) fn capped(&self, most: u32) -> Option<Shorter> {
         let most = most.max(1);
+        let shorter = |request: &ChatRequest| {
+            let is_longer = request.max_tokens.is_none_or(|max| max > most);
+            is_longer.then(|| Box::new(ChatRequest { max_tokens: Some(most), ..request.clone() }))
+        };
         match self {
-            Self::Chat(request) if request.max_tokens.is_some_and(|max| max <= most) => None,
-            Self::Chat(request) => {
-                let max_tokens = Some(most);
-                Some(Shorter::Chat(Box::new(ChatRequest { max_tokens, ..ChatRequest::clone(request) })))
-            }
+            Self::Chat(request) => shorter(request).map(Shorter::Chat),
+            Self::Response(request) => shorter(request).map(Shorter::Response),
         }
     }
 
     /// The conversation, if it is one.
     pub(crate) fn chat(&self) -> Option<&'r ChatRequest> {
         match self {
-            Self::Chat(request) => Some(request),
+            Self::Chat(request) | Self::Response(request) => request.prompts.is_empty().then_some(*request),
+        }
+    }
+
+    /// How many answers it asks for.
+    pub(crate) fn answers(&self) -> u32 {
+        match self {
+            Self::Chat(request) | Self::Response(request) => request.answers(),
         }
     }
 
     /// The model's name.
     pub(crate) fn model(&self) -> &str {
         match self {
-            Self::Chat(request) => &request.model,
+            Self::Chat(request) | Self::Response(request) => &request.model,
+        }
+    }
+
+    /// The route it came by.
+    pub(crate) fn route(&self) -> Route {
+        match self {
+            // Only `/v1/completions` takes raw prompts.
+            Self::Chat(request) if request.prompts.is_empty() => Route::Chat,
+            Self::Chat(_) => Route::Completions,
+            Self::Response(_) => Route::Responses,
         }
     }
 
     /// The service tier asked for.
     pub(crate) fn service_tier(&self) -> Option<&str> {
         match self {
-            Self::Chat(request) => request.service_tier.as_deref(),
+            Self::Chat(request) | Self::Response(request) => request.service_tier.as_deref(),
         }
     }
 
     /// Whether the request leaves it to its tenant whether the answer is kept.
     pub(crate) fn may_be_stored(&self) -> bool {
         match self {
-            Self::Chat(request) => request.store != Some(false),
+            Self::Chat(request) | Self::Response(request) => request.store != Some(false),
         }
     }
 
     /// Whether the answer is to be streamed.
     pub(crate) fn is_streamed(&self) -> bool {
         match self {
-            Self::Chat(request) => request.stream,
+            Self::Chat(request) | Self::Response(request) => request.stream,
         }
     }
 
     /// Whether two runs give the same answer, so that one may serve both.
     pub(crate) fn is_deterministic(&self) -> bool {
         match self {
-            Self::Chat(request) => request.is_deterministic(),
+            Self::Chat(request) | Self::Response(request) => request.is_deterministic(),
         }
     }
 
     /// The bytes in which two requests to a pool are equal exactly if they ask for the same.
     pub(crate) fn canonical(&self, pool: &str) -> Vec<u8> {
         match self {
-            Self::Chat(request) => canonical(request, pool),
+            Self::Chat(request) | Self::Response(request) => canonical(request, pool),
         }
     }
 
@@ -108,16 +132,18 @@ impl<'r> Wanted<'r> {
     /// 400, naming the field, if it can never do it.
     pub(crate) fn fits(&self, pool: &Pool) -> Result<(), ApiError> {
         match self {
-            Self::Chat(request) => match request.max_tokens.filter(|max| *max > pool.context_length) {
-                None => Ok(()),
-                Some(max_tokens) => {
-                    let message = format!(
-                        "'max_tokens' is {max_tokens}: this model has a context of {} tokens, prompt and answer together",
-                        pool.context_length
-                    );
-                    Err(ApiError::invalid("max_tokens", "invalid_value", message))
+            Self::Chat(request) | Self::Response(request) => {
+                match request.max_tokens.filter(|max| *max > pool.context_length) {
+                    None => Ok(()),
+                    Some(max_tokens) => {
+                        let message = format!(
+                            "'max_tokens' is {max_tokens}: this model has a context of {} tokens, prompt and answer together",
+                            pool.context_length
+                        );
+                        Err(ApiError::invalid("max_tokens", "invalid_value", message))
+                    }
                 }
-            },
+            }
         }
     }
 }

@@ -198,7 +198,7 @@ impl Work {
             };
             streams.push(self.place.engine.start(sequence).await);
         }
-        match self.run(Voices::new(streams)).await? {
+        match self.run(Voices::new(streams, generation.prompt_count())).await? {
             Run::Ended(outcome) => self.finish(outcome).await,
             Run::GiveBack(why) => self.give_back(why).await,
             Run::Abandon { ack: true } => {

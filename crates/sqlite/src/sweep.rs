@@ -3,7 +3,8 @@
 //! A job goes with its chunks once it has ended and is settled; a payload goes by its age alone, which is why the age
 //! must exceed the longest time that a message waits.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{PortError, PortResult};
@@ -40,25 +41,33 @@ impl Sqlite {
     }
 }
 
+/// The folders of payloads, of answers too large for an entry, and of what is kept of responses.
+const SWEPT: [&str; 3] = ["req", "kept", "resp"];
+
 impl DiskBlobs {
-    /// Removes payloads written before `before`.
+    /// Removes payloads, and what is kept of responses, written before `before`.
     ///
     /// # Errors
-    /// If the folder cannot be read or a file not removed.
+    /// If a folder cannot be read or a file not removed.
     pub fn sweep(&self, before: Timestamp) -> PortResult<()> {
         let moment = UNIX_EPOCH + Duration::from_millis(u64::try_from(before.as_millis()).unwrap_or(0));
         let failure = |error: std::io::Error| PortError::Unavailable { store: "disk", cause: error.to_string() };
-        // Requests, and answers too large for an entry.
-        let folders = ["req", "kept"].into_iter().filter_map(|name| std::fs::read_dir(self.folder().join(name)).ok());
-        for entry in folders.flatten() {
-            let entry = entry.map_err(failure)?;
-            let written = entry.metadata().and_then(|metadata| metadata.modified()).map_err(failure)?;
-            if written < moment {
-                std::fs::remove_file(entry.path()).map_err(failure)?;
-            }
-        }
-        Ok(())
+        SWEPT.iter().try_for_each(|folder| sweep(&self.folder().join(folder), moment)).map_err(failure)
     }
+}
+
+fn sweep(folder: &Path, before: SystemTime) -> std::io::Result<()> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if metadata.is_dir() {
+            sweep(&entry.path(), before)?;
+        } else if metadata.modified()? < before {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -99,12 +108,14 @@ mod tests {
     #[tokio::test]
     async fn a_payload_goes_by_its_age() {
         let folder = tempfile::tempdir().unwrap();
-        let (blobs, key) = (DiskBlobs::new(folder.path()), BlobKey::new("req/a").unwrap());
+        let blobs = DiskBlobs::new(folder.path());
         blobs.sweep(Timestamp::MAX).unwrap();
-        blobs.put(&key, Bytes::from_static(b"x")).await.unwrap();
-        blobs.sweep(Timestamp::EPOCH).unwrap();
-        assert!(blobs.get(&key).await.unwrap().is_some());
-        blobs.sweep(Timestamp::from_millis(i64::MAX / 2_000_000)).unwrap();
-        assert!(blobs.get(&key).await.unwrap().is_none());
+        for key in ["req/a", "resp/tenant/b"].map(|key| BlobKey::new(key).unwrap()) {
+            blobs.put(&key, Bytes::from_static(b"x")).await.unwrap();
+            blobs.sweep(Timestamp::EPOCH).unwrap();
+            assert!(blobs.get(&key).await.unwrap().is_some());
+            blobs.sweep(Timestamp::from_millis(i64::MAX / 2_000_000)).unwrap();
+            assert!(blobs.get(&key).await.unwrap().is_none());
+        }
     }
 }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 /// A job's story.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Explanation {
     /// The job.
     pub id: String,
@@ -29,6 +30,7 @@ pub struct Explanation {
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Happening {
     /// When, in milliseconds since the epoch.
     pub at_ms: i64,

@@ -3,10 +3,26 @@
 use serde::{Deserialize, Serialize};
 
 use crate::chat::{Completion, Usage};
+use crate::completions::TextCompletion;
 use crate::error::ErrorObject;
+use crate::responses::Response;
+
+/// An answer in the form of the route that its request came by; `object` tells which.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+#[serde(untagged)]
+pub enum JobResult {
+    /// `chat.completion`.
+    Chat(Completion),
+    /// `text_completion`.
+    Text(TextCompletion),
+    /// `response`.
+    Response(Box<Response>),
+}
 
 /// A job as its tenant sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Job {
     /// The id from the answer's `x-penstock-job-id`.
     pub id: String,
@@ -26,7 +42,7 @@ pub struct Job {
     pub finished_at: Option<i64>,
     /// The answer, once succeeded.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub result: Option<Completion>,
+    pub result: Option<JobResult>,
     /// The error, once failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorObject>,

@@ -5,10 +5,19 @@
 
 pub mod admin;
 pub mod chat;
+pub mod codes;
+pub mod completions;
 pub mod error;
 pub mod explain;
 pub mod job;
 pub mod models;
+#[cfg(feature = "openapi")]
+pub mod openapi;
+mod reading;
+pub mod responses;
 pub mod sse;
 pub mod standing;
 pub mod usage;
+
+/// The OpenAPI document, as JSON text. A test keeps it equal to what the types generate.
+pub const OPENAPI: &str = include_str!("../openapi.json");

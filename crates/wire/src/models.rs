@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The list of models.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct ModelList {
     /// Always `list`.
     pub object: String,
@@ -13,6 +14,7 @@ pub struct ModelList {
 
 /// One model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Model {
     /// The name to put into a request's `model`.
     pub id: String,
@@ -22,13 +24,24 @@ pub struct Model {
     pub created: i64,
     /// Who serves it.
     pub owned_by: String,
+    /// What it makes: `generation` (text) or `embedding`.
+    pub kind: String,
+    /// The most tokens prompt and answer may have together.
+    pub context_length: u32,
 }
 
 impl Model {
     /// Makes a model's entry.
     #[must_use]
-    pub fn new(id: &str, created: i64) -> Self {
-        Self { id: id.to_owned(), object: "model".to_owned(), created, owned_by: "penstock".to_owned() }
+    pub fn new(id: &str, created: i64, kind: &str, context_length: u32) -> Self {
+        Self {
+            id: id.to_owned(),
+            object: "model".to_owned(),
+            created,
+            owned_by: "penstock".to_owned(),
+            kind: kind.to_owned(),
+            context_length,
+        }
     }
 }
 

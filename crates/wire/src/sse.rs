@@ -1,7 +1,9 @@
-//! Server-sent events as the stock clients survive them: `data:` events and comments, never `id:`, `retry:` or
-//! `event:`, which crash or confuse them.
+//! Server-sent events as the stock clients survive them: `data:` events and comments, never `id:` or `retry:`, which
+//! crash them; `event:` only where the clients know the event, in streams of `/v1/responses`.
 
 use serde::Serialize;
+
+use crate::responses::ResponseEvent;
 
 /// The last event of a chat stream.
 pub const DONE: &str = "data: [DONE]\n\n";
@@ -13,6 +15,14 @@ pub fn data(value: &impl Serialize) -> String {
     frame.push_str(&serde_json::to_string(value).unwrap_or_default());
     frame.push_str("\n\n");
     frame
+}
+
+/// One numbered event of a streamed response, its type named beside the data as OpenAI does.
+#[must_use]
+pub fn event(event: &ResponseEvent) -> String {
+    let value = serde_json::to_value(event).unwrap_or_default();
+    let kind = value["type"].as_str().unwrap_or_default();
+    format!("event: {kind}\n{}", data(&value))
 }
 
 /// A comment that keeps the connection alive while the request waits, with what is known of the wait.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a tenant used in some days.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct UsageReport {
     /// Always `usage`.
     pub object: String,
@@ -17,6 +18,7 @@ pub struct UsageReport {
 
 /// What was used on one day.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct UsageOfDay {
     /// The day in UTC, `YYYY-MM-DD`.
     pub date: String,
@@ -27,6 +29,7 @@ pub struct UsageOfDay {
 
 /// An amount of use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Used {
     /// Jobs that ended.
     pub requests: u64,

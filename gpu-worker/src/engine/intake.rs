@@ -7,7 +7,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use penstock_service::ports::{EngineFault, Generation, Sampling, Sequence, TokenEvent};
+use penstock_service::ports::{EngineFault, Generation, Part, Sampling, Sequence, TokenEvent};
+use penstock_wire::completions::Prompt;
 use tokio::sync::mpsc;
 
 use super::answer::{Answer, Outcome, ParallelCalls};
@@ -66,9 +67,15 @@ impl Intake {
         opened: Opened,
         events: mpsc::Sender<TokenEvent>,
     ) -> Option<Task> {
-        let Opened { mut prompt, prompt_tokens, mut answer } = opened;
+        let Opened { mut prompt, prompt_tokens, mut answer, echo } = opened;
         let _ = events.try_send(TokenEvent::Started { prompt_tokens });
-        let grown = match answer.inherit(&sequence.resume_ids, sequence.resume_bytes) {
+        let seen = echo.len().min(sequence.resume_bytes);
+        // In pieces, so that no chunk that holds them grows too large for its store.
+        for piece in pieces(&echo[echo.floor_char_boundary(seen)..]) {
+            let parts = vec![Part::Content(piece.to_owned())];
+            let _ = events.try_send(TokenEvent::Tokens { ids: Vec::new(), parts, logprobs: Vec::new() });
+        }
+        let grown = match answer.inherit(&sequence.resume_ids, sequence.resume_bytes - seen) {
             Ok(grown) => grown,
             Err(error) => {
                 let _ = events.try_send(TokenEvent::Failed(error.fault()));
@@ -123,11 +130,15 @@ impl Intake {
                            'tools' out or ask another model.";
             return Err(refused("tools", "unsupported_parameter", message.into()));
         }
-        let text = self
-            .template
-            .render(generation)
-            .map_err(|refusal| refused("messages", "invalid_prompt", refusal.to_string()))?;
-        let prompt = self.tokenizer.encode(&text).map_err(|error| fault(&error))?;
+        let (text, prompt) = match generation.prompt_of(sequence.choice) {
+            None => {
+                let text = self.template.render(generation);
+                let text = text.map_err(|refusal| refused("messages", "invalid_prompt", refusal.to_string()))?;
+                let prompt = self.tokenizer.encode(&text).map_err(|error| fault(&error))?;
+                (text, prompt)
+            }
+            Some(raw) => self.raw(raw)?,
+        };
         if self.tokenizer.says_nothing(&prompt) {
             let message = "The model's vocabulary has none of the characters of this prompt.";
             return Err(refused("messages", "untokenizable_prompt", message.into()));
@@ -146,9 +157,57 @@ impl Intake {
         let sampling = Sampling { seed: sampling.seed_of(sequence.choice), ..sampling.clone() };
         let answer = Answer::to(&prompt, &sampling, &self.tokenizer, Arc::clone(&self.eos), limit)
             .with_logprobs(generation.logprobs);
-        let answer = self.in_channels(answer, generation, &text)?;
-        Ok(Opened { prompt, prompt_tokens, answer })
+        let (answer, echo) = match (generation.prompts.is_empty(), generation.echo) {
+            (true, _) => (self.in_channels(answer, generation, &text)?, String::new()),
+            (false, echo) => (answer, if echo { text } else { String::new() }),
+        };
+        Ok(Opened { prompt, prompt_tokens, answer, echo })
     }
+
+    /// The text and the tokens of a raw prompt.
+    fn raw(&self, prompt: &Prompt) -> Result<(String, Vec<u32>), EngineFault> {
+        match prompt {
+            Prompt::Text(text) => {
+                let ids = self.tokenizer.encode_raw(text).map_err(|error| fault(&error))?;
+                Ok((text.clone(), ids))
+            }
+            Prompt::Tokens(ids) => {
+                if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+                    let last = self.vocab_size - 1;
+                    let message = format!("'messages' holds token {id}, but this model's tokens end at {last}");
+                    return Err(refused("messages", "invalid_value", message));
+                }
+                let text = self.tokenizer.decode(ids).map_err(|error| fault(&error))?;
+                Ok((text, ids.clone()))
+            }
+        }
+    }
+}
+
+/// The most bytes of an echoed prompt that are told at once.
+const PIECE: usize = 16 << 10;
+
+/// More bytes than the text of any token has.
+const LONGEST_TOKEN: usize = 512;
+
+/// How many pieces an echoed prompt has at most; 0 if none is asked for.
+pub(super) fn most_pieces(generation: &Generation) -> usize {
+    let bytes = |prompt: &Prompt| match prompt {
+        Prompt::Text(text) => text.len(),
+        Prompt::Tokens(ids) => ids.len().saturating_mul(LONGEST_TOKEN),
+    };
+    // A piece that ends with a whole character may be three bytes shorter than it could be.
+    let longest = generation.prompts.iter().filter(|_| generation.echo).map(bytes).max().unwrap_or(0);
+    longest.div_ceil(PIECE - 3)
+}
+
+/// A text in pieces of whole characters.
+fn pieces(mut text: &str) -> impl Iterator<Item = &str> {
+    core::iter::from_fn(move || {
+        let (piece, rest) = text.split_at(text.floor_char_boundary(PIECE));
+        text = rest;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 impl Intake {
@@ -179,6 +238,8 @@ struct Opened {
     prompt: Vec<u32>,
     prompt_tokens: u32,
     answer: Answer,
+    /// What the answer begins with and the model has not said: its prompt, if that is asked for.
+    echo: String,
 }
 
 fn refused(param: &str, code: &str, message: String) -> EngineFault {

@@ -171,7 +171,8 @@ impl Engine for OnnxEngine {
         // Room for every event there can be: the stepper never waits for a consumer. Room costs nothing until used.
         let asked = sequence.generation.sampling.max_tokens.unwrap_or(u32::MAX);
         let tokens = asked.min(self.info.context_length) as usize;
-        let (events, stream) = mpsc::channel(tokens + EVENTS_BESIDES_TOKENS);
+        let room = tokens + EVENTS_BESIDES_TOKENS + intake::most_pieces(&sequence.generation);
+        let (events, stream) = mpsc::channel(room);
         let door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = match door.as_ref() {
             None => Some((events, EngineFault::Stopping)),

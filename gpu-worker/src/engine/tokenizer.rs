@@ -62,6 +62,15 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The ids of a raw prompt, which no template has written: with the special tokens that the model's texts begin with.
+    ///
+    /// # Errors
+    /// [`TokenizerError`] if the tokenizer fails.
+    pub fn encode_raw(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.encode_fast(text, true).map_err(|error| TokenizerError(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
     /// Whether `ids` say nothing: there are none, or all are the unknown token.
     #[must_use]
     pub fn says_nothing(&self, ids: &[u32]) -> bool {

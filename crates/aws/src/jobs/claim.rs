@@ -97,6 +97,7 @@ mod tests {
         let now = Timestamp::from_millis(1);
         let spec = JobSpec {
             id: JobId::new(now, 2),
+            route: penstock_service::Route::Chat,
             tenant: TenantId::new("acme").unwrap(),
             class: Class::P0,
             pool: PoolId::new("main").unwrap(),

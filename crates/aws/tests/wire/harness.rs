@@ -206,6 +206,7 @@ pub(crate) fn fresh_job() -> JobId {
 pub(crate) fn spec(id: JobId) -> JobSpec {
     JobSpec {
         id,
+        route: penstock_service::Route::Chat,
         tenant: tenant(),
         class: Class::P1,
         pool: pool(),

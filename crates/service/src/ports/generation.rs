@@ -3,25 +3,32 @@
 use std::collections::BTreeMap;
 
 use penstock_wire::chat::{Format, Message, Tool, ToolChoice};
+use penstock_wire::completions::Prompt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The version of payloads that only a worker of today reads, because leaving out what it does not know would change the
-/// answer.
-const NEWEST: u32 = 2;
+/// answer. Version 2 came with tools, forms and further sampling, 3 with raw prompts.
+const NEWEST: u32 = 3;
 
 /// What to generate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Generation {
-    /// The format's version: 1, or 2 if the request uses what workers of version 1 would have overlooked.
+    /// The format's version: the oldest whose readers would overlook nothing the request uses.
     pub v: u32,
-    /// The conversation.
+    /// The conversation; empty if there are `prompts`.
     pub messages: Vec<Message>,
+    /// Prompts that no chat template touches. Each has the same number of the answers, in the order of the prompts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<Prompt>,
+    /// Each answer begins with its raw prompt.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub echo: bool,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// The date chat templates print, `YYYY-MM-DD`.
     pub date: String,
-    /// How many answers are asked for, at least 1.
+    /// How many answers are asked for, to all prompts together; at least 1.
     #[serde(default = "one_answer", skip_serializing_if = "is_one_answer")]
     pub choices: u32,
     /// Tell how likely each token was, and so many of the likeliest ones; `None`: do not.
@@ -99,6 +106,8 @@ impl Default for Generation {
         Self {
             v: 1,
             messages: Vec::new(),
+            prompts: Vec::new(),
+            echo: false,
             sampling: Sampling::default(),
             date: String::new(),
             choices: 1,
@@ -131,8 +140,25 @@ impl Generation {
     /// The same, with the oldest version whose readers would give this answer.
     #[must_use]
     pub fn versioned(mut self) -> Self {
-        self.v = if self.is_of_version_1() { 1 } else { NEWEST };
+        self.v = match (self.prompts.is_empty(), self.is_of_version_1()) {
+            (false, _) => NEWEST,
+            (true, false) => 2,
+            (true, true) => 1,
+        };
         self
+    }
+
+    /// How many prompts there are: a conversation is one.
+    #[must_use]
+    pub fn prompt_count(&self) -> usize {
+        self.prompts.len().max(1)
+    }
+
+    /// The raw prompt that answer `choice` is an answer to; `None` if it is one to the conversation.
+    #[must_use]
+    pub fn prompt_of(&self, choice: u32) -> Option<&Prompt> {
+        let each = (self.choices as usize / self.prompt_count()).max(1);
+        self.prompts.get(choice as usize / each).or(self.prompts.last())
     }
 
     fn is_of_version_1(&self) -> bool {
@@ -158,15 +184,27 @@ impl Generation {
         }
     }
 
-    /// How many bytes the prompt will be made of, but for what the chat template adds.
+    /// How many bytes the prompts will be made of, but for what the chat template adds. Tokens count as the bytes that
+    /// would make as many at `tokens_per_byte`.
     #[must_use]
-    pub fn prompt_bytes(&self) -> usize {
+    pub fn prompt_bytes(&self, tokens_per_byte: f64) -> usize {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the ratio is bounded, and positive"
+        )]
+        let bytes_per_token = (1.0 / tokens_per_byte.clamp(0.01, 16.0)).ceil() as usize;
+        let of_prompt = |prompt: &Prompt| match prompt {
+            Prompt::Text(text) => text.len(),
+            Prompt::Tokens(ids) => ids.len().saturating_mul(bytes_per_token),
+        };
+        let raw: usize = self.prompts.iter().map(of_prompt).sum();
         let of_message = |message: &Message| {
             let calls: usize = message.tool_calls.iter().map(|call| call.name.len() + call.arguments.len()).sum();
             message.content.len() + calls
         };
         let of_tool = |tool: &Tool| tool.as_json().to_string().len();
-        self.messages.iter().map(of_message).chain(self.callable_tools().iter().map(of_tool)).sum()
+        raw + self.messages.iter().map(of_message).chain(self.callable_tools().iter().map(of_tool)).sum::<usize>()
     }
 
     /// Reads a payload; `None` if it is damaged, or of a version from tomorrow.
@@ -227,6 +265,20 @@ mod tests {
         assert_eq!(generation.v, 2);
         let text = serde_json::to_string(&generation).unwrap();
         assert_eq!(Generation::read(text.as_bytes()), Some(generation));
-        assert_eq!(Generation::read(text.replacen(":2", ":3", 1).as_bytes()), None);
+        assert_eq!(Generation::read(text.replacen(":2", ":4", 1).as_bytes()), None);
+    }
+
+    #[test]
+    fn each_prompt_has_its_answers_and_a_worker_that_knows_no_raw_prompts_refuses_them() {
+        let prompts = vec![Prompt::Text("a".to_owned()), Prompt::Tokens(vec![7, 8])];
+        let generation = Generation { prompts, choices: 4, ..Generation::default() }.versioned();
+        assert_eq!(generation.v, 3);
+        let of: Vec<_> = (0..4).map(|choice| generation.prompt_of(choice)).collect();
+        assert_eq!(of[..2], [Some(&Prompt::Text("a".to_owned())); 2]);
+        assert_eq!(of[2..], [Some(&Prompt::Tokens(vec![7, 8])); 2]);
+        assert_eq!(Generation::default().prompt_of(0), None);
+        assert_eq!(generation.prompt_bytes(0.25), 1 + 2 * 4);
+        let text = serde_json::to_string(&generation).unwrap();
+        assert_eq!(Generation::read(text.as_bytes()), Some(generation));
     }
 }

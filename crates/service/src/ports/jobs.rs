@@ -17,6 +17,7 @@ use penstock_policy::time::Timestamp;
 
 use super::{Addition, AttemptClaim, BucketKey, Levels, MarkerKey, Message, PortResult, Reservation, Take};
 use crate::chunk::Words;
+use crate::route::Route;
 use crate::story::{Admitted, Event};
 
 /// What is fixed about a job when it is accepted. Travels in the message, and makes the record.
@@ -24,6 +25,8 @@ use crate::story::{Admitted, Event};
 pub struct JobSpec {
     /// The job.
     pub id: JobId,
+    /// The route it came by, whose form its answer has.
+    pub route: Route,
     /// Whose it is.
     pub tenant: TenantId,
     /// Its class.

@@ -6,6 +6,7 @@ use super::{Logprobs, Usage};
 
 /// A whole answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Completion {
     /// `chatcmpl-` and the job's id.
     pub id: String,
@@ -26,6 +27,7 @@ pub struct Completion {
 
 /// One of the answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Choice {
     /// Its number, from 0.
     pub index: u32,
@@ -39,6 +41,7 @@ pub struct Choice {
 
 /// What was said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct AnswerMessage {
     /// Always `assistant`.
     pub role: String,
@@ -56,6 +59,7 @@ pub struct AnswerMessage {
 
 /// A tool the model wants called.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct ToolCall {
     /// Names the call in the message that answers it.
     pub id: String,
@@ -68,6 +72,7 @@ pub struct ToolCall {
 
 /// A function and its arguments.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct FunctionCall {
     /// One of the names in the request's `tools`.
     pub name: String,
@@ -77,6 +82,7 @@ pub struct FunctionCall {
 
 /// A part of a streamed answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct CompletionChunk {
     /// As in [`Completion`].
     pub id: String,
@@ -98,6 +104,7 @@ pub struct CompletionChunk {
 
 /// A piece of one of the answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct ChunkChoice {
     /// Its number, from 0.
     pub index: u32,
@@ -111,6 +118,7 @@ pub struct ChunkChoice {
 
 /// What a piece adds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Delta {
     /// `assistant`, in the first piece.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,6 +136,7 @@ pub struct Delta {
 
 /// A tool call in a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct ToolCallDelta {
     /// Its place among the calls of its answer, from 0.
     pub index: u32,

@@ -15,17 +15,39 @@ const MAX_STOP_BYTES: usize = 256;
 const MAX_BIASES: usize = 1024;
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", schemars(rename = "Stop"))]
 #[serde(untagged)]
-pub(super) enum RawStop {
+pub(crate) enum RawStop {
     One(String),
     Many(Vec<String>),
 }
 
-pub(super) fn missing(param: &str) -> BadRequest {
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", schemars(rename = "StreamOptions"))]
+pub(crate) struct RawStreamOptions {
+    include_usage: Option<bool>,
+}
+
+/// Whether a stream ends with its usage.
+pub(crate) fn include_usage(options: Option<RawStreamOptions>) -> bool {
+    options.and_then(|options| options.include_usage).unwrap_or(false)
+}
+
+pub(crate) fn model(model: Option<String>) -> Result<String, BadRequest> {
+    match model {
+        None => Err(missing("model")),
+        Some(name) if name.is_empty() => Err(BadRequest::field("model", "invalid_value", "'model' must not be empty")),
+        Some(name) => Ok(name),
+    }
+}
+
+pub(crate) fn missing(param: &str) -> BadRequest {
     BadRequest::field(param, "missing_required_parameter", format!("'{param}' is required"))
 }
 
-pub(super) fn within(param: &str, value: Option<f32>, default: f32, low: f32, high: f32) -> Result<f32, BadRequest> {
+pub(crate) fn within(param: &str, value: Option<f32>, default: f32, low: f32, high: f32) -> Result<f32, BadRequest> {
     let value = value.unwrap_or(default);
     if value.is_finite() && (low..=high).contains(&value) {
         return Ok(value);
@@ -35,7 +57,7 @@ pub(super) fn within(param: &str, value: Option<f32>, default: f32, low: f32, hi
     Err(BadRequest::field(param, "invalid_value", message))
 }
 
-pub(super) fn max_tokens(param: &str, value: Option<Value>) -> Result<Option<u32>, BadRequest> {
+pub(crate) fn max_tokens(param: &str, value: Option<Value>) -> Result<Option<u32>, BadRequest> {
     let Some(value) = value.filter(|value| !value.is_null()) else {
         return Ok(None);
     };
@@ -51,7 +73,7 @@ pub(super) fn max_tokens(param: &str, value: Option<Value>) -> Result<Option<u32
     }
 }
 
-pub(super) fn stops(stop: Option<RawStop>) -> Result<Vec<String>, BadRequest> {
+pub(crate) fn stops(stop: Option<RawStop>) -> Result<Vec<String>, BadRequest> {
     let list = match stop {
         None => Vec::new(),
         Some(RawStop::One(text)) => vec![text],
@@ -68,7 +90,7 @@ pub(super) fn stops(stop: Option<RawStop>) -> Result<Vec<String>, BadRequest> {
 }
 
 /// -1 and 0 mean all tokens, as in vLLM.
-pub(super) fn top_k(value: Option<i64>) -> Result<Option<u32>, BadRequest> {
+pub(crate) fn top_k(value: Option<i64>) -> Result<Option<u32>, BadRequest> {
     match value {
         None | Some(-1 | 0) => Ok(None),
         Some(k) => u32::try_from(k).map(Some).map_err(|_| {
@@ -78,7 +100,7 @@ pub(super) fn top_k(value: Option<i64>) -> Result<Option<u32>, BadRequest> {
     }
 }
 
-pub(super) fn logit_bias(map: Option<Map<String, Value>>) -> Result<BTreeMap<u32, f32>, BadRequest> {
+pub(crate) fn logit_bias(map: Option<Map<String, Value>>) -> Result<BTreeMap<u32, f32>, BadRequest> {
     let refuse = |message: String| BadRequest::field("logit_bias", "invalid_value", message);
     let map = map.unwrap_or_default();
     if map.len() > MAX_BIASES {
@@ -98,7 +120,7 @@ pub(super) fn logit_bias(map: Option<Map<String, Value>>) -> Result<BTreeMap<u32
 /// The most answers to one request: they take slots of one worker together.
 const MAX_CHOICES: u32 = 8;
 
-pub(super) fn choices(n: Option<i64>) -> Result<u32, BadRequest> {
+pub(crate) fn choices(n: Option<i64>) -> Result<u32, BadRequest> {
     let n = n.unwrap_or(1);
     match u32::try_from(n) {
         Ok(n @ 1..=MAX_CHOICES) => Ok(n),
@@ -112,7 +134,7 @@ pub(super) fn choices(n: Option<i64>) -> Result<u32, BadRequest> {
 /// The most of the likeliest tokens that are told.
 const MAX_TOP_LOGPROBS: u32 = 20;
 
-pub(super) fn logprobs(wanted: Option<bool>, top: Option<i64>) -> Result<Option<u32>, BadRequest> {
+pub(crate) fn logprobs(wanted: Option<bool>, top: Option<i64>) -> Result<Option<u32>, BadRequest> {
     let refuse = |message: String| Err(BadRequest::field("top_logprobs", "invalid_value", message));
     match (wanted.unwrap_or(false), top.map(u32::try_from)) {
         (true, None) => Ok(Some(0)),

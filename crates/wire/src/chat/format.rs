@@ -20,7 +20,7 @@ pub enum Format {
     JsonSchema(Value),
 }
 
-pub(super) fn format(format: Option<Value>) -> Result<Format, BadRequest> {
+pub(crate) fn format(format: Option<Value>) -> Result<Format, BadRequest> {
     let refuse = |field: &str, message: String| Err(BadRequest::field(field, "invalid_value", message));
     let format = match format {
         None | Some(Value::Null) => return Ok(Format::Text),

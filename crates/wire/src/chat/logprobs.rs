@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The log probabilities of an answer's tokens, in their order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Logprobs {
     /// One entry a token; end tokens are left out.
     pub content: Vec<TokenLogprob>,
@@ -13,6 +14,7 @@ pub struct Logprobs {
 
 /// A token that was chosen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct TokenLogprob {
     /// The token.
     #[serde(flatten)]
@@ -23,6 +25,7 @@ pub struct TokenLogprob {
 
 /// A token and how likely it was.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Likelihood {
     /// Its text; what is no whole character is replaced.
     pub token: String,

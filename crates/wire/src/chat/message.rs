@@ -7,6 +7,7 @@ use crate::error::BadRequest;
 
 /// One message of the conversation, with its content as one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Message {
     /// `system`, `developer`, `user`, `assistant` or `tool`.
     pub role: String,
@@ -28,6 +29,7 @@ pub struct Message {
 
 /// A tool that was called earlier in the conversation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct CalledTool {
     /// Names the call.
     pub id: String,
@@ -46,6 +48,8 @@ impl Message {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", schemars(rename = "ChatMessage"))]
 pub(super) struct RawMessage {
     role: Option<String>,
     content: Option<RawContent>,
@@ -56,18 +60,24 @@ pub(super) struct RawMessage {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", schemars(rename = "CalledTool"))]
 struct RawCall {
     id: Option<String>,
     function: Option<RawFunction>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", schemars(rename = "CalledFunction"))]
 struct RawFunction {
     name: Option<String>,
     arguments: Option<String>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", schemars(rename = "ChatContent"))]
 #[serde(untagged)]
 enum RawContent {
     Text(String),
@@ -75,6 +85,8 @@ enum RawContent {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", schemars(rename = "ChatContentPart"))]
 struct RawPart {
     #[serde(rename = "type")]
     kind: Option<String>,

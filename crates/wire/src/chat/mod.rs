@@ -1,12 +1,12 @@
 //! `POST /v1/chat/completions`: the request, the whole answer, and the chunks of a streamed one.
 
 mod answer;
-mod check;
-mod format;
+pub(crate) mod check;
+pub(crate) mod format;
 mod logprobs;
 mod message;
-mod request;
-mod tools;
+pub(crate) mod request;
+pub(crate) mod tools;
 mod usage;
 
 pub use answer::{

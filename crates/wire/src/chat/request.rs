@@ -5,22 +5,32 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::check::{RawStop, choices, logit_bias, logprobs, max_tokens, missing, stops, top_k, within};
+use super::check::{
+    RawStop, RawStreamOptions, choices, include_usage, logit_bias, logprobs, max_tokens, missing, model, stops, top_k,
+    within,
+};
 use super::format::{Format, format};
 use super::message::{Message, RawMessage};
 use super::tools::{Tool, ToolChoice, template_kwargs, tool_choice, tools};
+use crate::completions::Prompt;
 use crate::error::BadRequest;
+use crate::reading;
 
 /// The most bytes a chat request's body may have.
 pub const MAX_BODY_BYTES: usize = 4_500_000;
 
-/// A checked chat request. Made by [`ChatRequest::parse`] only, so its values are within their ranges.
+/// A checked request for text. Made only by the `parse` of a route's own request, so its values are within their ranges:
+/// whatever route it came by, it asks for the same things.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChatRequest {
     /// The model asked for; not empty.
     pub model: String,
-    /// The conversation; not empty.
+    /// The conversation; empty if there are `prompts`.
     pub messages: Vec<Message>,
+    /// Prompts that go to the model as they are, without a chat template; empty if there are `messages`.
+    pub prompts: Vec<Prompt>,
+    /// Each answer begins with its prompt.
+    pub echo: bool,
     /// Stream the answer.
     pub stream: bool,
     /// End the stream with a chunk that holds the usage.
@@ -47,7 +57,7 @@ pub struct ChatRequest {
     pub repetition_penalty: f32,
     /// Added to the logits of these tokens, -100 to 100 each; at most 1024 of them.
     pub logit_bias: BTreeMap<u32, f32>,
-    /// How many answers are asked for, 1 to 8.
+    /// How many answers are asked for, to each prompt if there are several; 1 to 8.
     pub n: u32,
     /// Tell how likely each token was, and so many of the likeliest ones, 0 to 20; `None`: do not.
     pub logprobs: Option<u32>,
@@ -69,7 +79,9 @@ pub struct ChatRequest {
 }
 
 #[derive(Deserialize)]
-struct RawRequest {
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", schemars(rename = "ChatRequest"))]
+pub(crate) struct RawRequest {
     model: Option<String>,
     messages: Option<Vec<RawMessage>>,
     #[serde(default)]
@@ -104,11 +116,6 @@ struct RawRequest {
     audio: Option<Value>,
 }
 
-#[derive(Deserialize)]
-struct RawStreamOptions {
-    include_usage: Option<bool>,
-}
-
 impl ChatRequest {
     /// Reads and checks a request body.
     ///
@@ -118,9 +125,48 @@ impl ChatRequest {
     /// # Errors
     /// [`BadRequest`] naming the first field at fault.
     pub fn parse(body: &[u8]) -> Result<Self, BadRequest> {
-        let raw: RawRequest = serde_json::from_slice(body).map_err(|error| unreadable(body, &error))?;
+        let raw: RawRequest = reading::object(body)?;
         raw.refuse_what_is_not_offered()?;
         raw.check()
+    }
+
+    /// A request that asks nothing yet and has all defaults.
+    pub(crate) fn bare(model: String) -> Self {
+        Self {
+            model,
+            messages: Vec::new(),
+            prompts: Vec::new(),
+            echo: false,
+            stream: false,
+            include_usage: false,
+            temperature: 1.0,
+            top_p: 1.0,
+            max_tokens: None,
+            stop: Vec::new(),
+            seed: None,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            top_k: None,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: BTreeMap::new(),
+            n: 1,
+            logprobs: None,
+            tools: Vec::new(),
+            tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: true,
+            format: Format::Text,
+            template_kwargs: serde_json::Map::new(),
+            service_tier: None,
+            store: None,
+        }
+    }
+
+    /// How many answers there will be, to all prompts together.
+    #[must_use]
+    pub fn answers(&self) -> u32 {
+        let prompts = u32::try_from(self.prompts.len()).unwrap_or(u32::MAX).max(1);
+        self.n.saturating_mul(prompts)
     }
 
     /// Whether two runs of this request must give the same answer: the likeliest token always, or a seed.
@@ -151,10 +197,7 @@ impl RawRequest {
     }
 
     fn check(self) -> Result<ChatRequest, BadRequest> {
-        let model = self.model.ok_or_else(|| missing("model"))?;
-        if model.is_empty() {
-            return Err(BadRequest::field("model", "invalid_value", "'model' must not be empty"));
-        }
+        let model = model(self.model)?;
         let messages = self.messages.ok_or_else(|| missing("messages"))?;
         if messages.is_empty() {
             return Err(BadRequest::field("messages", "invalid_value", "'messages' must hold at least one message"));
@@ -169,10 +212,9 @@ impl RawRequest {
         }
         let tools = tools(self.tools)?;
         Ok(ChatRequest {
-            model,
             messages,
             stream: self.stream.unwrap_or(false),
-            include_usage: self.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
+            include_usage: include_usage(self.stream_options),
             temperature: within("temperature", self.temperature, 1.0, 0.0, 2.0)?,
             top_p: within("top_p", self.top_p, 1.0, f32::MIN_POSITIVE, 1.0)?,
             max_tokens: match max_tokens("max_completion_tokens", self.max_completion_tokens)? {
@@ -196,36 +238,8 @@ impl RawRequest {
             template_kwargs: template_kwargs(self.chat_template_kwargs)?,
             service_tier: self.service_tier,
             store: self.store,
+            ..ChatRequest::bare(model)
         })
-    }
-}
-
-/// Finds the field at fault by reading once more, slowly: only refused requests pay for the path.
-fn unreadable(body: &[u8], error: &serde_json::Error) -> BadRequest {
-    if core::str::from_utf8(body).is_err() {
-        let message = "the body is not UTF-8 text".to_owned();
-        return BadRequest { param: None, code: "invalid_json", message };
-    }
-    match serde_json::from_slice::<Value>(body) {
-        Err(error) => {
-            BadRequest { param: None, code: "invalid_json", message: format!("the body is not readable JSON: {error}") }
-        }
-        Ok(Value::Object(map)) => {
-            let culprit = map.into_iter().find(|(key, value)| {
-                let alone = Value::Object(core::iter::once((key.clone(), value.clone())).collect());
-                serde_json::from_value::<RawRequest>(alone).is_err()
-            });
-            let param = culprit.map(|(key, _)| key);
-            let message = match &param {
-                Some(param) => format!("'{param}' has the wrong type: {error}"),
-                None => format!("the body cannot be read: {error}"),
-            };
-            BadRequest { param, code: "invalid_type", message }
-        }
-        Ok(_) => {
-            let message = "the body must be a JSON object".to_owned();
-            BadRequest { param: None, code: "invalid_type", message }
-        }
     }
 }
 

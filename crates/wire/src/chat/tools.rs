@@ -58,7 +58,7 @@ pub enum ToolChoice {
     Named(String),
 }
 
-pub(super) fn tools(list: Option<Vec<Value>>) -> Result<Vec<Tool>, BadRequest> {
+pub(crate) fn tools(list: Option<Vec<Value>>) -> Result<Vec<Tool>, BadRequest> {
     let list = list.unwrap_or_default();
     if list.len() > MAX_TOOLS {
         let message = format!("'tools' may hold at most {MAX_TOOLS} tools");
@@ -101,12 +101,12 @@ fn check(tool: Value, index: usize) -> Result<Tool, BadRequest> {
 }
 
 /// Whether a text can name a tool or a schema.
-pub(super) fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
 }
 
-pub(super) fn tool_choice(choice: Option<Value>, tools: &[Tool]) -> Result<ToolChoice, BadRequest> {
+pub(crate) fn tool_choice(choice: Option<Value>, tools: &[Tool]) -> Result<ToolChoice, BadRequest> {
     let refuse = |message: String| Err(BadRequest::field("tool_choice", "invalid_value", message));
     let choice = match choice {
         None | Some(Value::Null) => return Ok(ToolChoice::Auto),
@@ -147,7 +147,7 @@ const RESERVED: [&str; 8] = [
 ];
 
 /// Variables for the chat template: words, numbers and switches.
-pub(super) fn template_kwargs(map: Option<Map<String, Value>>) -> Result<Map<String, Value>, BadRequest> {
+pub(crate) fn template_kwargs(map: Option<Map<String, Value>>) -> Result<Map<String, Value>, BadRequest> {
     let map = map.unwrap_or_default();
     let refuse = |message: String| Err(BadRequest::field("chat_template_kwargs", "invalid_value", message));
     if map.len() > MAX_KWARGS {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Tokens used by one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Usage {
     /// Tokens of the prompt, counted once however many answers were asked for.
     pub prompt_tokens: u32,
@@ -21,6 +22,7 @@ pub struct Usage {
 
 /// What the prompt's tokens were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct PromptDetails {
     /// Tokens that were in the cache of the worker already.
     pub cached_tokens: u32,
@@ -28,6 +30,7 @@ pub struct PromptDetails {
 
 /// What the answers' tokens were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct CompletionDetails {
     /// Tokens that the model said to itself.
     pub reasoning_tokens: u32,
