@@ -199,10 +199,10 @@ pub(crate) struct TermArgs {
     /// Whether a configured text may answer.
     #[arg(long, value_name = "BOOL")]
     pub(crate) default_answer: Option<bool>,
-    /// Whether answers are kept once they are delivered.
+    /// Whether answers may be kept to be given again. Records of jobs go after 7 days in either case.
     #[arg(long, value_name = "BOOL")]
     pub(crate) store: Option<bool>,
-    /// For how many days they are.
+    /// For how many days the tenant wants its answers kept: written down with its terms; records go after 7 days.
     #[arg(long, value_name = "N")]
     pub(crate) keep_days: Option<u32>,
     /// Whether jobs whose clients have gone run to their end.

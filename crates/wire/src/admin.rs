@@ -45,10 +45,10 @@ pub struct Terms {
     /// A configured text may answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_answer: Option<bool>,
-    /// Answers are kept once they are delivered.
+    /// Answers may be kept to be given again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<bool>,
-    /// For how many days.
+    /// For how many days the tenant wants them kept; records of jobs go after 7 in either case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_days: Option<u32>,
     /// Jobs whose clients have gone run to their end.

@@ -73,7 +73,7 @@ pub struct ChatRequest {
     pub template_kwargs: serde_json::Map<String, Value>,
     /// `auto`, `default`, `flex`, `priority` and the like.
     pub service_tier: Option<String>,
-    /// Whether the answer may be kept once it is delivered: `false` forbids it, anything else leaves it to the tenant's
+    /// Whether the answer may be kept to be given again: `false` forbids it, anything else leaves it to the tenant's
     /// terms.
     pub store: Option<bool>,
 }
