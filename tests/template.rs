@@ -178,11 +178,38 @@ fn routes(router: &str, name: &str) -> BTreeSet<(String, String)> {
     found
 }
 
+/// The functions that a schedule calls, not the API.
+const SCHEDULED: [&str; 1] = ["control"];
+
+#[test]
+fn what_no_client_calls_is_called_by_a_schedule_that_outlives_no_call() {
+    let rules = resources("AWS::Events::Rule");
+    for binary in SCHEDULED {
+        let (name, function) = functions()[binary];
+        let alias = format!("{name}Aliaslive");
+        let rule = rules.values().find(|rule| rule["Properties"]["Targets"][0]["Arn"]["Ref"] == alias.as_str());
+        let rule = rule.unwrap_or_else(|| panic!("nothing calls {binary}"));
+        assert_eq!(rule["Properties"]["ScheduleExpression"], "rate(1 minute)", "{binary}");
+        // The next call finds the lease of the last one lapsed or about to.
+        assert_eq!(function["Timeout"], 60, "{binary}");
+        let permitted = resources("AWS::Lambda::Permission").into_values().any(|permission| {
+            let of = &permission["Properties"];
+            of["Principal"] == "events.amazonaws.com" && of["FunctionName"]["Ref"] == alias.as_str()
+        });
+        assert!(permitted, "{binary} may not be called");
+    }
+    assert_eq!(rules.len(), SCHEDULED.len());
+}
+
 #[test]
 fn the_api_has_the_routers_routes_each_on_the_function_that_serves_it() {
     let router = source("crates/service/src/http.rs");
     for (binary, (name, _)) in functions() {
         let main = source(&format!("functions/src/bin/{binary}.rs"));
+        if SCHEDULED.contains(&binary) {
+            assert!(integrations().iter().all(|(.., to)| !to["uri"].to_string().contains(&format!("{name}Alias"))));
+            continue;
+        }
         assert!(main.contains(&format!("{binary}_router")), "{binary} serves other routes than its own");
         let alias = format!("${{{name}Aliaslive}}");
         let all = integrations().into_iter();
@@ -351,7 +378,8 @@ fn nothing_is_reachable_from_outside_but_the_api() {
     }
     for (name, permission) in resources("AWS::Lambda::Permission") {
         let permission = &permission["Properties"];
-        assert_eq!(permission["Principal"], "apigateway.amazonaws.com", "{name}");
+        let by = permission["Principal"].as_str().unwrap();
+        assert!(["apigateway.amazonaws.com", "events.amazonaws.com"].contains(&by), "{name}: {by}");
         assert!(!permission["SourceArn"].is_null(), "{name}");
     }
     for (name, bucket) in resources("AWS::S3::Bucket") {

@@ -4,15 +4,18 @@
 //! as they grow: a whole answer is a stream of one piece.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use lambda_http::{Error, Request, RequestExt, run_with_streaming_response_concurrent};
+use lambda_http::{
+    Error, LambdaEvent, Request, RequestExt, lambda_runtime, run_with_streaming_response_concurrent, service_fn,
+};
 use penstock_aws::{Aws, Names, Timeouts};
 use penstock_service::config::Config;
 use penstock_service::http_upstream::HttpUpstream;
-use penstock_service::ports::Clock;
+use penstock_service::ports::{Clock, PortResult};
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
-use penstock_service::{Service, guarded};
+use penstock_service::{Service, Ticked, guarded};
 use tower::ServiceExt;
 
 /// Serves some of the routes as a Lambda function, until Lambda ends the process.
@@ -21,6 +24,49 @@ use tower::ServiceExt;
 /// If the environment is incomplete or Lambda's runtime interface does not answer: the environment cannot serve, and
 /// Lambda starts another.
 pub async fn serve(routes: impl FnOnce(Arc<Service>) -> Router) -> Result<(), Error> {
+    let service = connect().await?;
+    run_with_streaming_response_concurrent(routes(service).map_request(without_stage)).await
+}
+
+/// Ticks whenever the schedule calls, until Lambda ends the process: once, and again every few seconds of the schedule's
+/// minute as long as there is anything to do.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn tick() -> Result<(), Error> {
+    let service = connect().await?;
+    let tick = |_: LambdaEvent<serde_json::Value>| {
+        let service = Arc::clone(&service);
+        async move { minute(&service).await.map_err(Error::from) }
+    };
+    lambda_runtime::run(service_fn(tick)).await
+}
+
+/// How often a minute in which there is something to do is ticked.
+const BUSY_TICK: Duration = Duration::from_secs(10);
+
+/// After so long the next call of the schedule goes on.
+const MINUTE: Duration = Duration::from_secs(50);
+
+async fn minute(service: &Service) -> PortResult<()> {
+    let clock = &service.ports().clock;
+    let until = clock.now().after(MINUTE);
+    loop {
+        let now = clock.now();
+        let ticked = service.control_tick(now).await?;
+        if ticked != Ticked::Elsewhere {
+            service.evaluate_breakers(now).await?;
+        }
+        match ticked {
+            Ticked::Idle | Ticked::Elsewhere => return Ok(()),
+            Ticked::Busy if now.after(BUSY_TICK) >= until => return Ok(()),
+            Ticked::Busy => clock.sleep_until(now.after(BUSY_TICK)).await,
+        }
+    }
+}
+
+/// What a cold start does: reads the configuration and connects.
+async fn connect() -> Result<Arc<Service>, Error> {
     tracing_subscriber::fmt()
         .json()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -37,8 +83,7 @@ pub async fn serve(routes: impl FnOnce(Arc<Service>) -> Router) -> Result<(), Er
     let ports = Arc::new(aws).ports(Arc::new(TaskSpawner), Arc::new(OsEntropy));
     let outsides = config.upstreams.into_iter().map(HttpUpstream::outside).collect::<Result<Vec<_>, _>>()?;
     let service = Service::new(guarded(ports), config.timing, secret.as_bytes()).with_upstreams(outsides);
-    let service = Arc::new(service);
-    run_with_streaming_response_concurrent(routes(service).map_request(without_stage)).await
+    Ok(Arc::new(service))
 }
 
 /// Takes API Gateway's stage off the path: the router knows `/v1/...`, whatever the stage is called.

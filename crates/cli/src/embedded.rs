@@ -55,6 +55,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(3600);
 
 /// How often prepared answers are looked after; they live for an hour at least.
 const PREPARED_EVERY: Duration = Duration::from_secs(60);
+/// How often capacity is published and the virtual queues are moved to what really waits.
+const CONTROL_TICK: Duration = Duration::from_secs(2);
 
 /// How long open connections get after that.
 const HANG_UP: Duration = Duration::from_secs(1);
@@ -85,6 +87,7 @@ pub(crate) struct Embedded {
     breakers: JoinHandle<()>,
     /// The front door's use cases.
     front: Arc<Service>,
+    control: JoinHandle<()>,
     sqlite: Sqlite,
     blobs: DiskBlobs,
     /// Keeps blobs of a system in memory until it has stopped.
@@ -141,6 +144,8 @@ impl Embedded {
             front.order(&model.pool, always).await?;
         }
         let breakers = tokio::spawn(watch_pools(Arc::clone(&front)));
+        let ticking = Arc::clone(&front);
+        let control = tokio::spawn(async move { ticking.control_loop(CONTROL_TICK).await });
         // A key for each run: nobody who saw an old one can use it.
         let operator = OperatorKey::generate(|| OsEntropy.draw());
         private_file(&operator_key(&folder), &format!("{}\n", operator.expose()))?;
@@ -175,6 +180,7 @@ impl Embedded {
             server,
             breakers,
             front,
+            control,
             sqlite,
             blobs,
             _scratch: scratch,
@@ -218,6 +224,7 @@ impl Embedded {
         let _ = self.stop_listening.send(());
         self.breakers.abort();
         self.workers.stop(DRAIN).await;
+        self.control.abort();
         let server = self.server.abort_handle();
         if tokio::time::timeout(HANG_UP, self.server).await.is_err() {
             server.abort();

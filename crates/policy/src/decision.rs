@@ -46,7 +46,7 @@ pub struct Snapshot<'s> {
     pub course: Course,
     /// What the pool can do.
     pub rates: &'s Rates,
-    /// How long the virtual queue is, as last seen.
+    /// The part of the virtual queue, as last seen, that stands before this tenant's next job.
     pub backlog: Duration,
 }
 
@@ -92,8 +92,10 @@ pub enum Why {
     Concurrency,
     /// The tenant's money is spent.
     Budget,
-    /// The pool's queue of this class is as long as it may be.
+    /// The pool's queue of this class is as long as it may be; there is a slot to come back at.
     QueueFull,
+    /// So it is, and so are the slots to come back at.
+    NoSlot,
 }
 
 impl Why {
@@ -112,7 +114,7 @@ impl Why {
     pub const fn is_tenants(self) -> bool {
         match self {
             Self::Requests | Self::Tokens | Self::Ramp | Self::Concurrency | Self::Budget => true,
-            Self::QueueFull => false,
+            Self::QueueFull | Self::NoSlot => false,
         }
     }
 }
@@ -149,11 +151,12 @@ pub fn offer(snapshot: &Snapshot<'_>, backlog: Duration, now: Timestamp) -> Prom
     promise::promise(&expectation, &rates.spread(class, expectation.regime), cost)
 }
 
-/// What the client is told about a refusal. Money comes back with the next period, which no client waits for.
+/// What the client is told about a refusal. Money comes back with the next period, which no client waits for. Whoever has
+/// no slot would come back among all the others: nobody is asked to who may well be refused again.
 #[must_use]
 pub fn told(refusal: &Refusal, now: Timestamp) -> ComeBack {
     match admission::come_back(refusal.until, now) {
-        ComeBack::After(wait) if refusal.why == Why::Budget => ComeBack::Later(wait),
+        ComeBack::After(wait) if matches!(refusal.why, Why::Budget | Why::NoSlot) => ComeBack::Later(wait),
         come_back @ (ComeBack::After(_) | ComeBack::Later(_) | ComeBack::Never) => come_back,
     }
 }
@@ -170,7 +173,7 @@ mod tests {
             tokens_per_second: 100.0,
             slots: 1,
             mean_job_tokens: 100.0,
-            ms_per_token: 10.0,
+            ms_per_token: 0.0,
             ready_in: Duration::ZERO,
         };
         let spread = Spread::of(&Errors::default());

@@ -87,6 +87,13 @@ impl Limit {
         Self { burst: self.burst.saturating_add(more).min(most), ..*self }
     }
 
+    /// The same rate with another burst, at least 1. Saturates.
+    #[must_use]
+    pub fn with_burst(&self, burst: u64) -> Self {
+        let most = u64::try_from(i64::MAX / self.period_ns.max(1)).unwrap_or(self.burst);
+        Self { burst: burst.clamp(1, most.max(1)), ..*self }
+    }
+
     /// One of `shards` equal parts: together they grant no more than the whole.
     #[must_use]
     pub fn part_of(&self, shards: u16) -> Self {

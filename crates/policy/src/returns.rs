@@ -11,7 +11,7 @@
 use core::time::Duration;
 
 use crate::admission::LONGEST_RETRY_AFTER;
-use crate::gcra::{Bucket, Limit, Spent};
+use crate::gcra::{self, Bucket, Limit, Spent};
 use crate::time::Timestamp;
 
 /// How far ahead slots are booked.
@@ -48,10 +48,13 @@ pub fn slot(of_queue: &Limit, after: Bucket, spent: Spent, shard: u16) -> Slot {
     Slot { at, spent, shard }
 }
 
-/// Tokens that one tenant may hold in slots of one queue: a quarter of what fits the window, but one job always.
+/// Tokens that one tenant may hold in slots of one queue, once it has taken another: three times what is left of the
+/// window, but one job always. So a tenant alone may book three quarters of it, and several leave each other room: a
+/// dynamic threshold (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
 #[must_use]
-pub fn tenant_cap(of_queue: &Limit, job_tokens: u64) -> u64 {
-    (of_queue.refilled_in(WINDOW) / 4).max(job_tokens)
+pub fn tenant_cap(of_queue: &Limit, after: Bucket, job_tokens: u64, now: Timestamp) -> u64 {
+    let free = gcra::available(after, &limit(of_queue), now).min(of_queue.refilled_in(WINDOW));
+    free.saturating_mul(3).max(job_tokens)
 }
 
 /// What somebody who comes back is told.
@@ -122,6 +125,20 @@ mod tests {
         assert_eq!(judge(&slot, slot.at.after(GRACE + Duration::from_millis(1))), Return::Lapsed);
         // At that very moment a newcomer finds the queue full.
         assert!(granted(&mut bucket, &queue, 1, slot.at.before(Duration::from_millis(2))).is_none());
+    }
+
+    #[test]
+    fn one_tenant_never_has_the_whole_window() {
+        let (queue, mut bucket) = (queue(), Bucket::default());
+        granted(&mut bucket, &queue, 1000, NOW).unwrap();
+        let mut booked = 0;
+        while granted(&mut bucket, &limit(&queue), 100, NOW).is_some()
+            && booked + 100 <= tenant_cap(&queue, bucket, 100, NOW)
+        {
+            booked += 100;
+        }
+        // Of 5,500 tokens.
+        assert!((4_000..=4_200).contains(&booked), "{booked}");
     }
 
     proptest! {

@@ -5,10 +5,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_policy::admission::{self, Capacity};
+use penstock_policy::admission::Capacity;
 use penstock_policy::classes::Class;
-use penstock_policy::gcra;
-use penstock_policy::id::{JobId, PoolId};
+use penstock_policy::decision::{self, Decision, Known, Refusal, Snapshot, Why};
+use penstock_policy::degrade::Course;
+use penstock_policy::fair::Shares;
+use penstock_policy::gcra::{self, Bucket, Limit};
+use penstock_policy::id::JobId;
+use penstock_policy::promise::Promise;
+use penstock_policy::rates::Rates;
+use penstock_policy::returns;
 use penstock_policy::time::Timestamp;
 
 use crate::Service;
@@ -16,14 +22,14 @@ use crate::adopt::HeldTry;
 use crate::draft::Draft;
 use crate::error::ApiError;
 use crate::kept::Kept;
+use crate::limits::{Hold, refused, shards};
 use crate::ports::{
-    Acceptance, Accepted, BucketKey, Levels, MarkerClaim, Message, Payload, Take, TakeOutcome, TakePart, Tenant,
+    Acceptance, Accepted, BucketKey, Levels, MarkerClaim, Message, Payload, Reservation, Take, TakeOutcome, TakePart,
+    Tenant,
 };
 use crate::recall::Found;
+use crate::returning::{Again, queue_key};
 use crate::telling::Heading;
-
-/// A worker's rate that is assumed while none has ever reported, in tokens a second: a small model on one CPU core.
-const ASSUMED_RATE: f64 = 200.0;
 
 /// A request on its way.
 pub(crate) struct Admission {
@@ -35,6 +41,8 @@ pub(crate) struct Admission {
     pub(crate) how: How,
     /// What is known of the wait.
     pub(crate) wait: Option<Duration>,
+    /// What was promised, if it has a job of its own.
+    pub(crate) promise: Option<Promise>,
     /// The class granted.
     pub(crate) class: Class,
     /// The tenant's buckets after the take.
@@ -74,24 +82,48 @@ pub(crate) enum How {
     },
 }
 
+/// How long a virtual queue as last seen is gone by.
+const SEEN_FOR: Duration = Duration::from_secs(30);
+
+/// What was gathered about one request before it is decided upon.
+struct Gathered {
+    rates: Arc<Rates>,
+    /// The virtual queue's limit for this tenant, of one shard.
+    queue: Limit,
+    /// The shard that this process takes from.
+    shard: u16,
+    /// Who queued how much of it.
+    shares: Shares,
+    /// How much of it stands before this tenant's next job, as this process or else the control loop saw it last.
+    backlog: Duration,
+    tenant_take: Take,
+    denied: Vec<Bucket>,
+}
+
+/// How one try to accept went.
+enum Tried {
+    Ours(Admission),
+    Held,
+    Refused {
+        key: BucketKey,
+        part: usize,
+        until: Option<Timestamp>,
+        levels: Levels,
+    },
+    /// The queue is full, and this is the slot to come back at.
+    Booked(Timestamp),
+}
+
 impl Service {
     /// Takes one request, and no tokens, from the tenant's limits: what an answer costs that needs no run of its own.
     pub(crate) async fn take_request(&self, tenant: &Tenant, now: Timestamp) -> Result<(), ApiError> {
-        match self.ports.limits.take(&tenant_take(tenant, 0), self.nonce(), now).await? {
+        let take = self.tenant_take(tenant, 0, now).await?;
+        match self.ports.limits.take(&take, self.nonce(), now).await? {
             TakeOutcome::Granted { .. } => Ok(()),
-            TakeOutcome::Refused { part, until, .. } => Err(refusal_of_tenant(tenant, part, 0, until, now)),
+            TakeOutcome::Refused { part, until, .. } => {
+                Err(refused(tenant, &Refusal { why: Why::of_part(part), until }, 0, now))
+            }
         }
-    }
-
-    async fn capacity(&self, pool: &PoolId, now: Timestamp) -> Result<Capacity, ApiError> {
-        let read = async {
-            let workers = self.ports.control.workers(pool, now.before(admission::WORKER_SILENCE)).await?;
-            let live = workers.iter().filter(|worker| !worker.draining).map(|worker| worker.tokens_per_second);
-            Ok(Capacity::of(live, ASSUMED_RATE).tokens_per_second)
-        };
-        let good_for = |_: &f64| self.timing.capacity_cache;
-        let tokens_per_second = self.caches.capacity.fetch(pool, now, good_for, read).await?;
-        Ok(Capacity { tokens_per_second })
     }
 
     /// Accepts a job, if every limit has room for it.
@@ -105,79 +137,277 @@ impl Service {
         marker: Option<MarkerClaim>,
         now: Timestamp,
     ) -> Result<Outcome, ApiError> {
+        let gathered = self.gather(tenant, draft, now).await?;
+        let refuse = |refusal: &Refusal| Err(refused(tenant, refusal, draft.spec.estimated_tokens, now));
+        let promise = match decide(&gathered, draft, now) {
+            Decision::Accept { promise, .. } => promise,
+            Decision::Refuse(refusal) => return refuse(&refusal),
+            // Asked about a request of which nothing is known, at a pool that computes it.
+            Decision::Serve(_) | Decision::Join(_) | Decision::Degrade(_) => return Err(ApiError::internal()),
+        };
+        let held = match self.hold_for(tenant, draft, &promise, now).await? {
+            Ok(held) => held,
+            Err(refusal) => return refuse(&refusal),
+        };
+        let tried = self.take_and_send(tenant, draft, &gathered, promise, &held, marker, now).await;
+        match tried {
+            Ok(Tried::Ours(admission)) => {
+                self.count_for_ramp(tenant, now).await;
+                Ok(Outcome::Ours(admission))
+            }
+            Ok(Tried::Held) => {
+                self.release(&held, draft.spec.id, now).await;
+                Ok(Outcome::Held)
+            }
+            Ok(Tried::Refused { key, part, until, .. }) => {
+                self.release(&held, draft.spec.id, now).await;
+                let why = match key {
+                    BucketKey::Tenant { .. } => Why::of_part(part),
+                    BucketKey::VirtualQueue { .. } | BucketKey::Upstream { .. } => Why::NoSlot,
+                };
+                refuse(&Refusal { why, until })
+            }
+            Ok(Tried::Booked(at)) => {
+                self.release(&held, draft.spec.id, now).await;
+                refuse(&Refusal { why: Why::QueueFull, until: Some(at) })
+            }
+            // Whether the job runs may be unknown: its holds stay until it is settled, or a recount finds that it never was.
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What a request would be told, with nothing taken: its decision, and the tenant's buckets as they are.
+    pub(crate) async fn quote(
+        &self,
+        tenant: &Tenant,
+        draft: &Draft,
+        now: Timestamp,
+    ) -> Result<(Decision, Levels), ApiError> {
+        let mut gathered = self.gather(tenant, draft, now).await?;
+        let levels = self.ports.limits.peek(&gathered.tenant_take.key).await?;
+        gathered.denied.clone_from(&levels.0);
+        let decision = decide(&gathered, draft, now);
+        let queue = self.ports.limits.peek(&queue_key(&draft.spec.pool, draft.class(), gathered.shard)).await?.part(0);
+        let units = draft.spec.estimated_tokens.min(gathered.queue.burst());
+        let decision = match (decision, gcra::take(queue, &gathered.queue, units, now)) {
+            (Decision::Accept { .. }, gcra::Verdict::Refused { until }) => {
+                Decision::Refuse(Refusal { why: Why::QueueFull, until: Some(until) })
+            }
+            (Decision::Accept { class, .. }, gcra::Verdict::Granted { .. } | gcra::Verdict::NeverSatisfiable) => {
+                let all = gcra::backlog(queue, now).as_secs_f64();
+                let ahead = Duration::from_secs_f64(gathered.shares.ahead(all));
+                let promise = decision::offer(&snapshot(&gathered, draft), ahead, now);
+                Decision::Accept { class, promise }
+            }
+            (other, _) => other,
+        };
+        Ok((decision, levels))
+    }
+
+    async fn gather(&self, tenant: &Tenant, draft: &Draft, now: Timestamp) -> Result<Gathered, ApiError> {
         let spec = &draft.spec;
-        let queue_limit =
-            self.capacity(&spec.pool, now).await?.virtual_queue(spec.class).map_err(|_| ApiError::internal())?;
+        let rates = self.rates(&spec.pool, now).await?;
+        let whole = queue_limit(&rates, draft)?;
+        let shard = self.place % rates.shards;
+        let seen = self.caches.queues.get(&queue_key(&spec.pool, spec.class, shard), now);
+        let all = match seen {
+            Some((bucket, at)) if at >= rates.at => gcra::backlog(bucket, now),
+            Some(_) | None => published_backlog(&rates, spec.class, now),
+        };
+        let shares = self.sharing.shares(&spec.pool, spec.class, &spec.tenant, all, now);
+        let queued = whole.refilled_in(all) as f64;
+        let queue = shares.limit(&whole, queued, returns::WINDOW);
+        let backlog = all.mul_f64(if queued > 0.0 { (shares.ahead(queued) / queued).clamp(0.0, 1.0) } else { 1.0 });
+        let tenant_take = self.tenant_take(tenant, spec.estimated_tokens, now).await?;
+        let denied = self.denied(&tenant_take.key, now);
+        Ok(Gathered { rates, queue, shard, shares, backlog, tenant_take, denied })
+    }
+
+    /// Takes and sends: with the room that was kept for it if the request comes back for it, else as a newcomer; and from
+    /// another shard of the tenant's bucket if the first has no room.
+    #[expect(clippy::too_many_arguments, reason = "one request's particulars, read once")]
+    async fn take_and_send(
+        &self,
+        tenant: &Tenant,
+        draft: &Draft,
+        gathered: &Gathered,
+        promise: Promise,
+        held: &[Hold],
+        marker: Option<MarkerClaim>,
+        now: Timestamp,
+    ) -> Result<Tried, ApiError> {
+        let mut kept: Option<Reservation> = None;
+        let mut tenant_take = gathered.tenant_take.clone();
+        let mut asked = false;
+        if draft.is_retry {
+            match self.recognise(draft, now).await? {
+                Again::InTime(reservation) => kept = Some(reservation),
+                Again::Early(at) => return Ok(Tried::Booked(at)),
+                Again::Newcomer => {}
+            }
+            asked = true;
+        }
+        loop {
+            let tried =
+                self.try_once(draft, gathered, &tenant_take, kept.clone(), promise, held, marker.clone(), now).await;
+            let tried = match (tried, &kept) {
+                (Ok(tried @ Tried::Ours(_)), _) => return Ok(tried),
+                (Ok(tried), _) => tried,
+                (Err(error), None) => return Err(error),
+                (Err(error), Some(reservation)) => {
+                    self.give_up_slot(reservation, now).await;
+                    return Err(error);
+                }
+            };
+            match &tried {
+                Tried::Refused { key: BucketKey::VirtualQueue { .. }, .. } if !asked => {
+                    asked = true;
+                    match self.recognise(draft, now).await? {
+                        Again::InTime(reservation) => kept = Some(reservation),
+                        Again::Early(at) => return Ok(Tried::Booked(at)),
+                        Again::Newcomer => return self.book_or_refuse(draft, gathered, tried, now).await,
+                    }
+                }
+                Tried::Refused { key: BucketKey::VirtualQueue { .. }, .. } => {
+                    return self.book_or_refuse(draft, gathered, tried, now).await;
+                }
+                Tried::Refused { key: BucketKey::Tenant { shard, .. }, levels, until, .. } => {
+                    self.remember_denial(&tenant_take.key, levels, *until, now);
+                    let shards = shards(&tenant.limits);
+                    let other = (shard + 1) % shards;
+                    if other != *shard && tenant_take == gathered.tenant_take {
+                        tenant_take.key = BucketKey::Tenant { tenant: tenant.id.clone(), shard: other };
+                        continue;
+                    }
+                    if let Some(reservation) = &kept {
+                        self.give_up_slot(reservation, now).await;
+                    }
+                    return Ok(tried);
+                }
+                Tried::Refused { key: BucketKey::Upstream { .. }, .. }
+                | Tried::Held
+                | Tried::Booked(_)
+                | Tried::Ours(_) => {
+                    if let Some(reservation) = &kept {
+                        self.give_up_slot(reservation, now).await;
+                    }
+                    return Ok(tried);
+                }
+            }
+        }
+    }
+
+    async fn book_or_refuse(
+        &self,
+        draft: &Draft,
+        gathered: &Gathered,
+        tried: Tried,
+        now: Timestamp,
+    ) -> Result<Tried, ApiError> {
+        match self.book(draft, &gathered.queue, gathered.shard, now).await? {
+            Some(at) => Ok(Tried::Booked(at)),
+            None => Ok(tried),
+        }
+    }
+
+    /// The room of a slot whose request was not accepted after all.
+    async fn give_up_slot(&self, reservation: &Reservation, now: Timestamp) {
+        if let Err(error) = self.ports.limits.refund(reservation, now).await {
+            tracing::warn!(%error, "a return slot's room is not given back; the next anchoring takes it out");
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one request's particulars, read once")]
+    async fn try_once(
+        &self,
+        draft: &Draft,
+        gathered: &Gathered,
+        tenant_take: &Take,
+        kept: Option<Reservation>,
+        promise: Promise,
+        held: &[Hold],
+        marker: Option<MarkerClaim>,
+        now: Timestamp,
+    ) -> Result<Tried, ApiError> {
+        let mut spec = draft.spec.clone();
+        spec.admitted.promise = Some(promise);
+        spec.admitted.holds = held.to_vec();
         let queue_take = Take {
-            key: BucketKey::VirtualQueue { pool: spec.pool.clone(), class: spec.class, shard: 0 },
+            key: queue_key(&spec.pool, spec.class, gathered.shard),
             // A request larger than the whole queue still fits an empty one.
-            parts: vec![TakePart { limit: queue_limit, units: spec.estimated_tokens.min(queue_limit.burst()) }],
+            parts: vec![TakePart { limit: gathered.queue, units: spec.estimated_tokens.min(gathered.queue.burst()) }],
         };
+        let takes = match &kept {
+            None => vec![tenant_take.clone(), queue_take],
+            Some(_) => vec![tenant_take.clone()],
+        };
+        spec.reservations.extend(kept);
         let nonce = self.nonce();
-        let message = Message { spec: spec.clone(), payload: self.payload(draft, nonce).await? };
-        let acceptance = Acceptance {
-            message,
-            takes: vec![tenant_take(tenant, spec.estimated_tokens), queue_take],
-            marker,
-            attempt: draft.attempt.clone(),
-            nonce,
-        };
+        let message = Message { spec, payload: self.payload(draft, nonce).await? };
+        let acceptance = Acceptance { message, takes, marker, attempt: draft.attempt.clone(), nonce };
         let accepted = self.ports.jobs.accept(&acceptance, now).await?;
         if !matches!(accepted, Accepted::Yes { .. })
             && let Payload::Blob(key) = &acceptance.message.payload
         {
             self.ports.blobs.remove(key).await?;
         }
-        match accepted {
+        Ok(match accepted {
             Accepted::Yes { spec, levels } => {
-                let wait = levels.get(1).map(|levels| gcra::backlog(levels.part(0), now));
-                Ok(Outcome::Ours(Admission {
+                if let Some(seen) = levels.get(1) {
+                    let key = queue_key(&spec.pool, spec.class, gathered.shard);
+                    self.caches.queues.put(key, (seen.part(0), now), now, SEEN_FOR);
+                }
+                self.sharing.note(&spec.pool, spec.class, &spec.tenant, spec.estimated_tokens, now);
+                let promise = spec.admitted.promise.unwrap_or(promise);
+                Tried::Ours(Admission {
                     job: spec.id,
                     shown: spec.id,
                     how: How::Fresh,
-                    wait,
+                    wait: Some(promise.eta_50),
+                    promise: Some(promise),
                     class: spec.class,
                     levels: levels.into_iter().next(),
                     created: spec.created,
                     kept: None,
                     hold: None,
-                }))
+                })
             }
-            Accepted::Held(_) => Ok(Outcome::Held),
-            Accepted::Refused { key, part, until, .. } => Err(match key {
-                BucketKey::VirtualQueue { .. } | BucketKey::Upstream { .. } => {
-                    ApiError::overloaded(admission::come_back(until, now))
-                }
-                BucketKey::Tenant { .. } => refusal_of_tenant(tenant, part, spec.estimated_tokens, until, now),
-            }),
-        }
+            Accepted::Held(_) => Tried::Held,
+            Accepted::Refused { key, part, until, levels } => Tried::Refused { key, part, until, levels },
+        })
     }
 }
 
-/// One request and `tokens` tokens of a tenant's limits.
-pub(crate) fn tenant_take(tenant: &Tenant, tokens: u64) -> Take {
-    Take {
-        key: BucketKey::Tenant { tenant: tenant.id.clone(), shard: 0 },
-        parts: vec![
-            TakePart { limit: tenant.limits.requests, units: 1 },
-            TakePart { limit: tenant.limits.tokens, units: tokens },
-        ],
+/// The limit of one shard of the draft's virtual queue.
+fn queue_limit(rates: &Rates, draft: &Draft) -> Result<Limit, ApiError> {
+    let capacity = Capacity { tokens_per_second: rates.pace.tokens_per_second };
+    let whole = capacity.virtual_queue(draft.class()).map_err(|_| ApiError::internal())?;
+    Ok(whole.part_of(rates.shards))
+}
+
+/// The work that waited when the rates were published, less what was done since.
+fn published_backlog(rates: &Rates, class: Class, now: Timestamp) -> Duration {
+    let then = rates.ahead[class.index()] / rates.pace.tokens_per_second.max(1e-3);
+    Duration::from_secs_f64(then.clamp(0.0, 1e9)).saturating_sub(now.since(rates.at))
+}
+
+fn snapshot<'g>(gathered: &'g Gathered, draft: &Draft) -> Snapshot<'g> {
+    Snapshot {
+        known: Known::Nothing,
+        class: draft.class(),
+        estimate: draft.estimate,
+        price: draft.spec.price,
+        parts: &[],
+        denied: &gathered.denied,
+        course: Course::Home,
+        rates: &gathered.rates,
+        backlog: gathered.backlog,
     }
 }
 
-/// What a tenant is told that has reached a part of its limits.
-pub(crate) fn refusal_of_tenant(
-    tenant: &Tenant,
-    part: usize,
-    tokens: u64,
-    until: Option<Timestamp>,
-    now: Timestamp,
-) -> ApiError {
-    let come_back = admission::come_back(until, now);
-    match part {
-        0 => ApiError::rate_limited("requests", tenant.limits.requests.burst(), 1, come_back),
-        _ => ApiError::rate_limited("tokens", tenant.limits.tokens.burst(), tokens, come_back),
-    }
+fn decide(gathered: &Gathered, draft: &Draft, now: Timestamp) -> Decision {
+    let parts: Vec<(Limit, u64)> = gathered.tenant_take.parts.iter().map(|part| (part.limit, part.units)).collect();
+    decision::decide(&Snapshot { parts: &parts, ..snapshot(gathered, draft) }, now)
 }
 
 /// What became of an acceptance that no limit refused.

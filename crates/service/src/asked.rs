@@ -14,6 +14,8 @@ pub(crate) struct Asked {
     pub(crate) earlier_tries: u32,
     /// What it wishes of kept answers (`Cache-Control`).
     pub(crate) wish: Wish,
+    /// Nothing is to be done but to say what would be: `x-penstock-dry-run: 1`.
+    pub(crate) dry_run: bool,
 }
 
 impl Asked {
@@ -28,6 +30,7 @@ impl Asked {
             idempotency_key: idempotency_key(headers)?.map(str::to_owned),
             earlier_tries: tries.and_then(|text| text.parse().ok()).unwrap_or(0),
             wish: wish(headers),
+            dry_run: dry_run(headers)?,
         })
     }
 }
@@ -37,6 +40,16 @@ fn wish(headers: &HeaderMap) -> Wish {
     let lines: Vec<&str> =
         headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()).collect();
     Wish::read(&lines.join(","))
+}
+
+/// A dry run that is not understood must not become work.
+fn dry_run(headers: &HeaderMap) -> Result<bool, ApiError> {
+    let Some(value) = headers.get("x-penstock-dry-run") else { return Ok(false) };
+    match value.as_bytes() {
+        b"1" | b"true" => Ok(true),
+        b"0" | b"false" => Ok(false),
+        _ => Err(ApiError::invalid("x-penstock-dry-run", "invalid_value", "'x-penstock-dry-run' must be 0 or 1")),
+    }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
@@ -65,6 +78,13 @@ mod tests {
         assert_eq!(read("idempotency-key", "k 1").unwrap().idempotency_key.as_deref(), Some("k 1"));
         assert!(read("idempotency-key", "").is_err());
         assert!(read("idempotency-key", &"k".repeat(257)).is_err());
+    }
+
+    #[test]
+    fn a_dry_run_that_is_not_understood_is_refused() {
+        assert!(read("x-penstock-dry-run", "1").unwrap().dry_run);
+        assert!(!read("x-penstock-dry-run", "0").unwrap().dry_run);
+        assert!(read("x-penstock-dry-run", "yes please").is_err());
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! runs the job computes the same answer.
 
 use bytes::Bytes;
-use penstock_policy::admission::{self, Measure};
+use penstock_policy::admission::{self, Estimate, Measure};
+use penstock_policy::calendar::Day;
 use penstock_policy::classes::Class;
 use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::tenant::Retention;
@@ -24,6 +25,12 @@ pub(crate) struct Draft {
     pub(crate) spec: JobSpec,
     /// The try it is remembered as, if it has no name of its own.
     pub(crate) attempt: Option<AttemptClaim>,
+    /// The work it is estimated to be.
+    pub(crate) estimate: Estimate,
+    /// A digest of what is asked for, by which a return is recognised.
+    pub(crate) fingerprint: u64,
+    /// The client says that it has tried before.
+    pub(crate) is_retry: bool,
     /// The request, as the worker will read it.
     payload: String,
 }
@@ -44,7 +51,7 @@ impl Draft {
 
 impl Service {
     /// Everything about the job that is fixed before it is accepted.
-    pub(crate) fn draft(
+    pub(crate) async fn draft(
         &self,
         tenant: &Tenant,
         wanted: Wanted<'_>,
@@ -52,16 +59,17 @@ impl Service {
         now: Timestamp,
     ) -> Result<Draft, ApiError> {
         let class = Class::granted(admission::class_of_tier(wanted.service_tier()), tenant.ceiling);
+        let seen = self.seen_of(&tenant.id, &pool.id, now).await;
         let measure = Measure {
-            tokens_per_byte: pool.tokens_per_byte,
-            usual_output_tokens: pool.usual_output_tokens,
+            tokens_per_byte: seen.tokens_per_byte(pool.tokens_per_byte),
+            usual_output_tokens: seen.usual_output_tokens().unwrap_or(pool.usual_output_tokens),
             context_length: pool.context_length,
         };
-        let (payload, prompt_bytes, estimated_tokens) = match wanted {
+        let (payload, prompt_bytes, estimate) = match wanted {
             Wanted::Chat(request) | Wanted::Response(request) => {
                 let generation = self.generation(request, now);
                 let bytes = generation.prompt_bytes(pool.tokens_per_byte);
-                let estimated = admission::estimate(bytes, request.max_tokens, request.answers(), &measure).total();
+                let estimated = admission::estimate(bytes, request.max_tokens, request.answers(), &measure);
                 (serde_json::to_string(&generation), bytes, estimated)
             }
         };
@@ -76,18 +84,19 @@ impl Service {
             created: now,
             due: now.after(class.patience()),
             streamed: wanted.is_streamed(),
-            estimated_tokens,
+            estimated_tokens: estimate.total(),
             reservations: Vec::new(),
             price: pool.price,
             retention: Retention { store: tenant.retention.store && wanted.may_be_stored(), ..tenant.retention },
             admitted: Admitted {
                 tier: wanted.service_tier().map(str::to_owned),
                 prompt_bytes: u64::try_from(prompt_bytes).unwrap_or(u64::MAX),
-                drawn: Vec::new(),
+                ..Admitted::default()
             },
             keep: None,
         };
-        Ok(Draft { spec, attempt: None, payload: payload.map_err(|_| ApiError::internal())? })
+        let payload = payload.map_err(|_| ApiError::internal())?;
+        Ok(Draft { spec, attempt: None, estimate, fingerprint: 0, is_retry: false, payload })
     }
 
     /// Fixes what chance and the calendar decide, so that every worker computes the same answer.
@@ -111,7 +120,7 @@ impl Service {
                 repetition_penalty: request.repetition_penalty,
                 logit_bias: request.logit_bias.clone(),
             },
-            date: date(now),
+            date: Day::of(now).name(),
             prompts: request.prompts.clone(),
             echo: request.echo,
             choices: request.answers(),
@@ -135,38 +144,5 @@ impl Service {
         let key = BlobKey::new(&format!("req/{}-{:x}", draft.spec.id, attempt.0)).ok_or_else(ApiError::internal)?;
         self.ports.blobs.put(&key, Bytes::from(draft.payload.clone())).await?;
         Ok(Payload::Blob(key))
-    }
-}
-
-/// The day of `now` in UTC, `YYYY-MM-DD` (days to civil date after Howard Hinnant, "chrono-Compatible Low-Level Date
-/// Algorithms").
-pub(crate) fn date(now: Timestamp) -> String {
-    let days = now.as_secs().div_euclid(86_400) + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn days_are_named_as_the_calendar_names_them() {
-        for (secs, day) in [
-            (0, "1970-01-01"),
-            (951_782_400, "2000-02-29"),
-            (1_709_164_800, "2024-02-29"),
-            (1_735_689_599, "2024-12-31"),
-            (1_795_219_200, "2026-11-21"),
-        ] {
-            assert_eq!(date(Timestamp::from_millis(secs * 1000)), day);
-        }
     }
 }

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use penstock_policy::admission::ComeBack;
 use penstock_policy::degrade::Tier;
+use penstock_policy::time::Timestamp;
 use penstock_wire::error::{BadRequest, ErrorBody};
 
 use crate::ports::{ErrorVerdict, PortError};
@@ -133,6 +134,41 @@ impl ApiError {
         let message = format!("the limit of {limit} {what} a minute is reached; {wait}");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded", None, message)
             .told(come_back)
+    }
+
+    /// 429 about a rate that grows too fast.
+    pub(crate) fn slow_down(come_back: ComeBack) -> Self {
+        let wait = match come_back {
+            ComeBack::After(wait) | ComeBack::Later(wait) => format!("come back in {}", seconds(wait)),
+            ComeBack::Never => "this tenant may not begin; raise the floor of its ramp".to_owned(),
+        };
+        let message = format!("the rate of requests grows faster than the fleet follows; {wait}");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "slow_down", None, message).told(come_back)
+    }
+
+    /// 429 about jobs at a time.
+    pub(crate) fn too_many_jobs(most: u32, come_back: ComeBack) -> Self {
+        let wait = match come_back {
+            ComeBack::After(wait) | ComeBack::Later(wait) => {
+                format!("the next is expected to end in {}", seconds(wait))
+            }
+            ComeBack::Never => "this tenant may have none".to_owned(),
+        };
+        let message = format!("the limit of {most} jobs at a time (concurrency) is reached; {wait}");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded", None, message)
+            .told(come_back)
+    }
+
+    /// 429 about money.
+    pub(crate) fn budget_spent(until: Option<Timestamp>, now: Timestamp) -> Self {
+        let next = until.map_or_else(String::new, |until| {
+            let hours = until.since(now).as_secs().div_ceil(3600);
+            format!("; the next period begins in {hours} h")
+        });
+        let message = format!("the budget of this period is spent, or held by requests under way{next}");
+        let code = "credit_balance_exhausted";
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", code, None, message);
+        Self { should_retry: Some(false), ..error }
     }
 
     /// 503 about a full pool.

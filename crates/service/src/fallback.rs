@@ -405,6 +405,7 @@ impl Service {
             shown: id,
             how: How::Elsewhere,
             wait: None,
+            promise: None,
             class: asking.class,
             levels: None,
             created: asking.now,

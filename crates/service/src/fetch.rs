@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use penstock_policy::id::JobId;
 use penstock_policy::job::{Denied, State, Step};
-use penstock_wire::job::{Job, JobResult};
+use penstock_wire::job::{Job, JobPromise, JobResult};
 
 use crate::Service;
 use crate::error::ApiError;
@@ -33,6 +33,10 @@ impl Service {
             created_at: spec.created.as_secs(),
             started_at: record.started.map(|moment| moment.as_secs()),
             finished_at: record.finished.map(|moment| moment.as_secs()),
+            promise: spec.admitted.promise.as_ref().map(|promise| JobPromise {
+                eta_ms_50: u64::try_from(promise.eta_50.as_millis()).unwrap_or(u64::MAX),
+                eta_ms_95: u64::try_from(promise.eta_95.as_millis()).unwrap_or(u64::MAX),
+            }),
             result: None,
             error: None,
             usage,

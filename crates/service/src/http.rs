@@ -65,6 +65,7 @@ fn jobs() -> Router<Arc<Service>> {
         .route("/v1/jobs/{id}", get(job).delete(cancel))
         .route("/v1/jobs/{id}/explain", get(explain))
         .route("/v1/usage", get(usage))
+        .route("/v1/promises", get(promises))
 }
 
 fn with_fallbacks(router: Router<Arc<Service>>, service: Arc<Service>) -> Router {
@@ -163,6 +164,13 @@ async fn cancel(State(service): App, headers: HeaderMap, Path(id): Path<String>)
     Ok(json(&service.cancel(&tenant, id).await?))
 }
 
+/// How well promises have been kept lately: the deployment's own figures, of no tenant in particular.
+async fn promises(State(service): App, headers: HeaderMap) -> Result<Response, ApiError> {
+    let now = service.ports().clock.now();
+    service.authenticate(&headers, now).await?;
+    Ok(json(&service.promises_kept(now).await?))
+}
+
 async fn chat(State(service): App, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let now = service.ports().clock.now();
     let tenant = service.authenticate(&headers, now).await?;
@@ -192,8 +200,14 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     let (wanted, asked) = (Wanted::Chat(request), Asked::read(headers)?);
     let route = wanted.route();
-    let obtained = service.answer(tenant, wanted, &asked, now).await;
-    let Obtained { admission, source, made } = obtained.map_err(|error| error.in_terms_of(route))?;
+    if asked.dry_run {
+        return service.answer_dry(tenant, wanted, now).await.map_err(|error| error.in_terms_of(route));
+    }
+    let obtained = match service.answer(tenant, wanted, &asked, now).await {
+        Ok(obtained) => obtained,
+        Err(error) => return Ok(service.with_limits(error.in_terms_of(route), tenant, now)),
+    };
+    let Obtained { admission, source, made } = obtained;
     let mut told = told(&admission, tenant, now);
     made.tell(&mut told);
     let telling = telling(admission.heading(&request.model));

@@ -35,6 +35,8 @@ mod http;
 pub mod http_upstream;
 mod keeping;
 mod kept;
+mod learning;
+pub mod limits;
 mod memory;
 pub mod message;
 mod obtain;
@@ -42,13 +44,17 @@ mod orders;
 mod outside;
 pub mod ports;
 mod preload;
+mod quote;
+mod rates;
 mod recall;
 pub mod record;
 mod relay;
 mod rendering;
 mod responses;
+mod returning;
 mod route;
 mod settle;
+mod sharing;
 mod single_flight;
 mod standing;
 pub mod story;
@@ -67,7 +73,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use penstock_policy::degrade::Standing;
+use penstock_policy::gcra::{Bucket, Limit};
 use penstock_policy::id::{KeyId, Nonce, PoolId, TenantId, UpstreamId};
+use penstock_policy::learned::Seen;
+use penstock_policy::rates::Rates;
 use penstock_policy::time::Timestamp;
 
 use cached::Cached;
@@ -78,8 +87,8 @@ use health::Health;
 use memory::Memory;
 use outside::Door;
 use ports::{
-    Answers, Attempts, Blobs, Board, Clock, Control, Entropy, Jobs, KeyRecord, Limits, Markers, Pool, PortResult,
-    Queue, Spawner, Tally, Tenant,
+    Answers, Attempts, Blobs, Board, BucketKey, Clock, Control, Entropy, Jobs, KeyRecord, Levels, Limits, Markers,
+    Pool, PortResult, Queue, Spawner, Tally, Tenant,
 };
 use upstreams::Outside;
 use usage::Arrears;
@@ -87,7 +96,7 @@ use usage::Arrears;
 pub use admin::{OperatorKey, admin_router};
 pub use auth::ApiKey;
 pub use consume::Consumer;
-pub use control::TierChange;
+pub use control::{Ticked, TierChange};
 pub use error::ApiError;
 pub use guarded::guarded;
 pub use http::{front_router, jobs_router, router};
@@ -129,17 +138,30 @@ pub struct Service {
     health: Health,
     /// The upstreams that may be asked, by name.
     doors: BTreeMap<UpstreamId, Arc<Door>>,
+    /// Drawn once: which shard of a bucket this process takes from.
+    place: u16,
+    /// Tells this process from others that lead.
+    serial: u32,
+    sharing: sharing::Sharing,
 }
 
 struct Caches {
     keys: Cached<KeyId, Option<KeyRecord>>,
     tenants: Cached<TenantId, Option<Tenant>>,
     pools: Cached<(), Arc<[Pool]>>,
-    capacity: Cached<PoolId, f64>,
     staffed: Cached<PoolId, bool>,
     standings: Cached<PoolId, Standing>,
     slots: Mutex<Slots>,
     prepared: Cached<(), Arc<BTreeSet<String>>>,
+    rates: Cached<PoolId, Arc<Rates>>,
+    /// Virtual queues as this process saw them last, and when.
+    queues: Cached<BucketKey, (Bucket, Timestamp)>,
+    /// Buckets that refused somebody a moment ago.
+    denied: Cached<BucketKey, Levels>,
+    /// What tenants with a ramp may do this minute.
+    ramps: Cached<TenantId, Limit>,
+    /// What was learned of a tenant's requests to a pool.
+    seen: Cached<(TenantId, PoolId), Arc<Seen>>,
 }
 
 impl Service {
@@ -151,13 +173,20 @@ impl Service {
             keys: Cached::new(),
             tenants: Cached::new(),
             pools: Cached::new(),
-            capacity: Cached::new(),
             prepared: Cached::new(),
             staffed: Cached::new(),
             standings: Cached::new(),
             slots: Mutex::default(),
+            rates: Cached::new(),
+            queues: Cached::new(),
+            denied: Cached::new(),
+            ramps: Cached::new(),
+            seen: Cached::new(),
         };
         let health = Health::new(ports.clone());
+        let drawn = ports.entropy.draw();
+        let place = u16::try_from(drawn >> 112).unwrap_or_default();
+        let serial = u32::try_from((drawn >> 64) & 0xffff_ffff).unwrap_or_default();
         Self {
             ports,
             timing,
@@ -168,6 +197,9 @@ impl Service {
             debts: Debts::default(),
             health,
             doors: BTreeMap::new(),
+            place,
+            serial,
+            sharing: sharing::Sharing::default(),
         }
     }
 

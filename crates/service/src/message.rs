@@ -59,15 +59,17 @@ mod tests {
     use std::time::Duration;
 
     use penstock_policy::classes::Class;
-    use penstock_policy::cost::Price;
+    use penstock_policy::cost::{Price, UsdMicros};
     use penstock_policy::gcra::Spent;
     use penstock_policy::id::{JobId, PoolId, TenantId};
+    use penstock_policy::promise::{Promise, Regime};
     use penstock_policy::tenant::Retention;
     use penstock_policy::time::Timestamp;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ports::{BucketKey, Keep, Replaced, Reservation};
+    use crate::limits::Hold;
+    use crate::ports::{BucketKey, HoldKey, Keep, Replaced, Reservation};
     use crate::route::Route;
     use crate::story::{Admitted, Drawn};
 
@@ -91,10 +93,22 @@ mod tests {
                     tier: Some("flex".to_owned()),
                     prompt_bytes: 40,
                     drawn: vec![vec![Drawn { took: 1, left: 2, of: 3, refill: Duration::from_millis(4) }], Vec::new()],
+                    promise: Some(Promise {
+                        eta_50: Duration::from_millis(1),
+                        eta_95: Duration::from_millis(2),
+                        position: 3,
+                        price: UsdMicros(4),
+                        expected: Duration::from_millis(5),
+                        regime: Regime::Queued,
+                    }),
+                    holds: vec![
+                        Hold { key: HoldKey::Concurrency { tenant: tenant.clone() }, units: 1 },
+                        Hold { key: HoldKey::Money { tenant: tenant.clone(), period: "2026-11".to_owned() }, units: 9 },
+                    ],
                 },
                 reservations: vec![
                     Reservation {
-                        key: BucketKey::Tenant { tenant, shard: 1 },
+                        key: BucketKey::Tenant { tenant: tenant.clone(), shard: 1 },
                         spent: vec![Spent { cost_ns: 3, generation: 4 }],
                     },
                     Reservation {

@@ -135,7 +135,9 @@ impl Service {
         now: Timestamp,
     ) -> Result<Admission, ApiError> {
         let (tenant, secret) = (known.tenant, &self.marker_secret);
-        let mut draft = self.draft(tenant, known.wanted, pool, now)?;
+        let mut draft = self.draft(tenant, known.wanted, pool, now).await?;
+        draft.is_retry = asked.earlier_tries > 0;
+        draft.fingerprint = fingerprint(canonical);
         draft.spec.keep = self.keep_of(known, recalled.older.as_deref());
         let fingerprint = fingerprint(canonical);
         // A retry asks for what its earlier try may have ended with.
@@ -163,7 +165,8 @@ impl Service {
         if !self.memory.may_refresh(&known.key, now) {
             return;
         }
-        let Ok(mut draft) = self.draft(known.tenant, known.wanted, pool, now) else { return };
+        let Ok(mut draft) = self.draft(known.tenant, known.wanted, pool, now).await else { return };
+        draft.fingerprint = fingerprint(canonical);
         draft.spec.keep = self.keep_of(known, Some(kept));
         draft.spec.streamed = false;
         let claim = MarkerClaim {

@@ -133,6 +133,7 @@ impl Service {
             created: now,
             kept: Some(kept),
             hold: None,
+            promise: None,
         }
     }
 

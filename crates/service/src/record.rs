@@ -4,13 +4,18 @@
 use std::time::Duration;
 
 use penstock_policy::classes::Class;
-use penstock_policy::cost::Price;
+use penstock_policy::cost::{Price, UsdMicros};
 use penstock_policy::gcra::Spent;
+use penstock_policy::id::TenantId;
+use penstock_policy::promise::{Promise, Regime};
 use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ports::{Answer, BucketKey, ErrorVerdict, FinishReason, JobSpec, Keep, Outcome, Replaced, Reservation};
+use crate::limits::Hold;
+use crate::ports::{
+    Answer, BucketKey, ErrorVerdict, FinishReason, HoldKey, JobSpec, Keep, Outcome, Replaced, Reservation,
+};
 use crate::route::Route;
 use crate::story::{Admitted, Drawn};
 
@@ -129,6 +134,29 @@ pub(crate) struct StoredSpec {
     /// What is to be kept of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kept: Option<StoredKeep>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prm: Option<StoredPromise>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    hld: Vec<StoredHold>,
+}
+
+/// What was promised: milliseconds, and the regime's letter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct StoredPromise {
+    half: u64,
+    most: u64,
+    pos: u64,
+    usd_micros: u64,
+    exp: u64,
+    reg: String,
+}
+
+/// What a job holds: `jobs`, or the period whose money it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct StoredHold {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    period: Option<String>,
+    units: u64,
 }
 
 /// What was spent of one bucket: a tenant's, or that of the job's own pool and class.
@@ -201,6 +229,8 @@ impl From<&JobSpec> for StoredSpec {
             unstored: !spec.retention.store,
             drw: spec.admitted.drawn.iter().map(|parts| parts.iter().map(stored_drawn).collect()).collect(),
             kept: spec.keep.as_ref().map(StoredKeep::from),
+            prm: spec.admitted.promise.as_ref().map(StoredPromise::from),
+            hld: spec.admitted.holds.iter().filter_map(stored_hold).collect(),
         }
     }
 }
@@ -211,13 +241,14 @@ impl TryFrom<StoredSpec> for JobSpec {
     fn try_from(stored: StoredSpec) -> Result<Self, String> {
         let invalid = |field: &str| format!("field '{field}' is malformed");
         let reservations = stored.res.into_iter().map(Reservation::try_from).collect::<Result<_, _>>()?;
+        let tenant: TenantId = stored.ten.parse().map_err(|_| invalid("ten"))?;
         Ok(Self {
             id: stored.jid.parse().map_err(|_| invalid("jid"))?,
             route: match stored.route {
                 None => Route::Chat,
                 Some(name) => Route::from_name(&name).ok_or_else(|| invalid("route"))?,
             },
-            tenant: stored.ten.parse().map_err(|_| invalid("ten"))?,
+            tenant: tenant.clone(),
             class: Class::from_name(&stored.cls).ok_or_else(|| invalid("cls"))?,
             pool: stored.pool.parse().map_err(|_| invalid("pool"))?,
             model: stored.model,
@@ -238,10 +269,56 @@ impl TryFrom<StoredSpec> for JobSpec {
                 tier: stored.tier,
                 prompt_bytes: stored.bytes,
                 drawn: stored.drw.into_iter().map(|parts| parts.into_iter().map(drawn_from).collect()).collect(),
+                promise: stored.prm.and_then(|promise| promise_from(&promise)),
+                holds: stored.hld.into_iter().map(|hold| hold_from(&tenant, hold)).collect(),
             },
             keep: stored.kept.map(Keep::from),
         })
     }
+}
+
+impl From<&Promise> for StoredPromise {
+    fn from(promise: &Promise) -> Self {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            half: ms(promise.eta_50),
+            most: ms(promise.eta_95),
+            pos: promise.position,
+            usd_micros: promise.price.0,
+            exp: ms(promise.expected),
+            reg: promise.regime.code().to_owned(),
+        }
+    }
+}
+
+/// `None` for a regime of a newer program: the promise is not judged then.
+fn promise_from(stored: &StoredPromise) -> Option<Promise> {
+    Some(Promise {
+        eta_50: Duration::from_millis(stored.half),
+        eta_95: Duration::from_millis(stored.most),
+        position: stored.pos,
+        price: UsdMicros(stored.usd_micros),
+        expected: Duration::from_millis(stored.exp),
+        regime: Regime::from_code(&stored.reg)?,
+    })
+}
+
+/// A job holds nothing of return slots.
+fn stored_hold(hold: &Hold) -> Option<StoredHold> {
+    match &hold.key {
+        HoldKey::Concurrency { .. } => Some(StoredHold { period: None, units: hold.units }),
+        HoldKey::Money { period, .. } => Some(StoredHold { period: Some(period.clone()), units: hold.units }),
+        HoldKey::Returns { .. } => None,
+    }
+}
+
+fn hold_from(tenant: &TenantId, stored: StoredHold) -> Hold {
+    let tenant = tenant.clone();
+    let key = match stored.period {
+        None => HoldKey::Concurrency { tenant },
+        Some(period) => HoldKey::Money { tenant, period },
+    };
+    Hold { key, units: stored.units }
 }
 
 fn stored_drawn(drawn: &Drawn) -> (u64, u64, u64, u64) {

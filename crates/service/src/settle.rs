@@ -38,6 +38,8 @@ impl Service {
         // Before the end counts as settled: whoever finds it unsettled keeps the answer again.
         self.keep_answer(job, &record, now).await?;
         let charge = self.charge(spec, &record).await?;
+        // Before the end counts as settled: whoever finds it unsettled ends what is left of them. A hold ends once.
+        self.end_holds(job, &spec.admitted.holds, charge.cost.0, now).await?;
         let settle = Stepped {
             step: Step::Settle,
             outcome: None,
@@ -48,9 +50,14 @@ impl Service {
             for difference in differences(spec, &record) {
                 self.ports.limits.refund(&difference, now).await?;
             }
+            self.learn(&record, now).await;
         }
         Ok(())
     }
+}
+
+fn was_broken_off(record: &JobRecord) -> bool {
+    record.head.state == State::Cancelled && record.head.epoch > Epoch(0)
 }
 
 /// What is to be given back of each reservation; negative where more was used than reserved.
@@ -59,21 +66,21 @@ fn differences(spec: &JobSpec, record: &JobRecord) -> Vec<Reservation> {
         Some(Ok(answer)) => u64::from(answer.prompt_tokens) + u64::from(answer.completion_tokens),
         Some(Err(_)) | None => 0,
     };
-    let broken_off = record.head.state == State::Cancelled && record.head.epoch > Epoch(0);
+    let broken_off = was_broken_off(record);
     let back = |spent: &Spent, used: u64| Spent {
         cost_ns: unused(spent.cost_ns, spec.estimated_tokens, used),
         generation: spent.generation,
     };
     let of = |reservation: &Reservation| {
         let spent = match &reservation.key {
-            // The request itself counts, whatever became of it; tokens count as used.
+            // The request itself counts, whatever became of it, against its rate and its growth; tokens count as used.
             BucketKey::Tenant { .. } => reservation
                 .spent
                 .iter()
                 .enumerate()
                 .map(|(part, spent)| match part {
-                    0 => Spent { cost_ns: 0, ..*spent },
-                    _ => back(spent, if broken_off { spec.estimated_tokens } else { used }),
+                    1 => back(spent, if broken_off { spec.estimated_tokens } else { used }),
+                    _ => Spent { cost_ns: 0, ..*spent },
                 })
                 .collect(),
             // An upstream's money is settled with its answer, and no job holds any.

@@ -110,6 +110,7 @@ impl Service {
             shown: JobId::new(now, self.ports.entropy.draw()),
             how,
             wait: None,
+            promise: None,
             class: draft.class(),
             levels: None,
             created: draft.spec.created,

@@ -12,8 +12,10 @@ use std::time::Duration;
 use penstock_policy::cost::UsdMicros;
 use penstock_policy::gcra;
 use penstock_policy::id::{Epoch, WorkerId};
+use penstock_policy::promise::Promise;
 use penstock_policy::time::Timestamp;
 
+use crate::limits::Hold;
 use crate::ports::{Levels, Take};
 
 /// The most events of one job.
@@ -31,6 +33,10 @@ pub struct Admitted {
     pub prompt_bytes: u64,
     /// What each bucket gave, part by part, in the order of the job's reservations.
     pub drawn: Vec<Vec<Drawn>>,
+    /// What was promised.
+    pub promise: Option<Promise>,
+    /// What the job holds of its tenant's until it is settled.
+    pub holds: Vec<Hold>,
 }
 
 /// What one part of a bucket gave to a job.

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use penstock_policy::gcra::{self, Limit};
+use penstock_policy::gcra;
+use penstock_policy::promise::Promise;
+use penstock_policy::tenant::TenantLimits;
 use penstock_policy::time::Timestamp;
 
 use crate::admit::{Admission, How};
-use crate::ports::{Levels, Tenant, TenantLimits};
+use crate::limits::shards;
+use crate::ports::{Levels, Tenant};
 
 /// The headers that say what admission knows.
 pub(crate) fn told(admission: &Admission, tenant: &Tenant, now: Timestamp) -> HeaderMap {
@@ -31,32 +34,46 @@ pub(crate) fn told(admission: &Admission, tenant: &Tenant, now: Timestamp) -> He
     if own {
         tell("x-penstock-job-id", admission.job.to_string());
     }
-    if let Some(wait) = admission.wait {
-        tell("x-penstock-eta-ms", wait.as_millis().to_string());
+    if let Some(promise) = &admission.promise {
+        for (name, value) in promised(promise) {
+            tell(name, value);
+        }
     }
     if let Some(levels) = &admission.levels {
-        let TenantLimits { requests, tokens, .. } = tenant.limits;
-        for (name, limit, part) in [
-            (
-                ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
-                requests,
-                0,
-            ),
-            (["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"], tokens, 1),
-        ] {
-            let [most, left, reset] = limit_state(levels, part, &limit, now);
-            tell(name[0], most);
-            tell(name[1], left);
-            tell(name[2], reset);
+        for (name, value) in limit_state(levels, &tenant.limits, now) {
+            tell(name, value);
         }
     }
     headers
 }
 
-fn limit_state(levels: &Levels, part: usize, limit: &Limit, now: Timestamp) -> [String; 3] {
-    let bucket = levels.part(part);
-    let full_in = gcra::backlog(bucket, now);
-    [limit.burst().to_string(), gcra::available(bucket, limit, now).to_string(), go_duration(full_in)]
+/// The headers that state a promise.
+pub(crate) fn promised(promise: &Promise) -> [(&'static str, String); 4] {
+    [
+        ("x-penstock-eta-ms", promise.eta_50.as_millis().to_string()),
+        ("x-penstock-eta-95-ms", promise.eta_95.as_millis().to_string()),
+        ("x-penstock-position", promise.position.to_string()),
+        ("x-penstock-cost-usd", promise.price.to_string()),
+    ]
+}
+
+/// The headers that state a tenant's rate limits, from the buckets of one of its shards.
+pub(crate) fn limit_state(levels: &Levels, limits: &TenantLimits, now: Timestamp) -> Vec<(&'static str, String)> {
+    let shards = shards(limits);
+    let names = [
+        ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+        ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+    ];
+    let mut headers = Vec::new();
+    for (part, (names, limit)) in names.into_iter().zip([limits.requests, limits.tokens]).enumerate() {
+        let bucket = levels.part(part);
+        // The other shards are used alike.
+        let left = gcra::available(bucket, &limit.part_of(shards), now).saturating_mul(u64::from(shards));
+        let values =
+            [limit.burst().to_string(), left.min(limit.burst()).to_string(), go_duration(gcra::backlog(bucket, now))];
+        headers.extend(names.into_iter().zip(values));
+    }
+    headers
 }
 
 /// A duration as OpenAI writes them in `x-ratelimit-reset-*`: `0s`, `250ms`, `1.5s`, `6m0s`.

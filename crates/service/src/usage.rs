@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use penstock_policy::calendar::Day;
 use penstock_policy::cost::UsdMicros;
 use penstock_policy::id::{Epoch, TenantId};
 use penstock_policy::job::State;
@@ -18,7 +19,6 @@ use penstock_policy::time::Timestamp;
 use penstock_wire::usage::{UsageOfDay, UsageReport, Used};
 
 use crate::Service;
-use crate::draft::date;
 use crate::error::ApiError;
 use crate::ports::{Addition, Answer, Counts, JobRecord, JobSpec, PortResult, TallyKey};
 
@@ -73,7 +73,7 @@ impl Charge {
         ];
         let counted = |(name, value): (&str, u64)| (name.to_owned(), i64::try_from(value).unwrap_or(i64::MAX));
         let counts = counts.into_iter().filter(|(_, value)| *value > 0).map(counted).collect();
-        Addition { key: usage_key(tenant, &date(ended)), counts, expires: ended.after(KEPT) }
+        Addition { key: usage_key(tenant, &Day::of(ended).name()), counts, expires: ended.after(KEPT) }
     }
 }
 
@@ -112,7 +112,7 @@ impl Service {
         let task = async move {
             ports.clock.sleep_until(until).await;
             let gathered = arrears.take();
-            let day = date(ports.clock.now());
+            let day = Day::of(ports.clock.now()).name();
             for (number, (tenant, counts)) in (0u64..).zip(gathered) {
                 let nonce = penstock_policy::id::Nonce(nonce.0.wrapping_add(number).max(1));
                 let key = usage_key(&tenant, &day);
@@ -178,10 +178,10 @@ impl Days {
             }
         }
         // ISO dates sort as texts do, so a day is found by its name alone.
-        let known: Vec<String> = (0..=400u32).rev().map(|back| date(now.before(DAY * back))).collect();
+        let known: Vec<String> = (0..=400u32).rev().map(|back| Day::of(now.before(DAY * back)).name()).collect();
         let place = |param: &str, day: &str| {
             known.iter().position(|known| known == day).ok_or_else(|| {
-                let message = format!("'{param}' must be a day such as {}, at most 400 days ago", date(now));
+                let message = format!("'{param}' must be a day such as {}, at most 400 days ago", Day::of(now).name());
                 ApiError::invalid(param, "invalid_value", message)
             })
         };

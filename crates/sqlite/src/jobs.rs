@@ -5,7 +5,6 @@ use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::job::{Denied, Head, Position, Step, apply};
 use penstock_policy::time::Timestamp;
 use penstock_service::chunk::{self, StoredWords};
-use penstock_service::message;
 use penstock_service::ports::{
     Acceptance, Accepted, Chunk, Claim, Claimed, JobRecord, Jobs, PortResult, QueueId, Reservation, StepResult,
     Stepped, TakeOutcome, Watch,
@@ -116,7 +115,7 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
         return Ok(Accepted::Yes { spec: Box::new(known), levels });
     }
     let message = penstock_service::ports::Message { spec, payload: acceptance.message.payload.clone() };
-    queue::insert(connection, queue, &message::encode(&message), now, now)?;
+    queue::insert(connection, queue, &message, now, now)?;
     if let Ok(head) =
         apply(Step::Put, acceptance.nonce, record(connection, id)?.map(|record| record.head).as_ref(), now)
     {

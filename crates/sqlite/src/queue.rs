@@ -1,4 +1,10 @@
-//! The queues in the `message` table.
+//! The queues in the `message` table, fair between tenants.
+//!
+//! Each message has a *start tag* in tokens (start-time fair queueing: Goyal, Vin, Cheng, "Start-time fair queuing",
+//! SIGCOMM 1996): the queue's virtual time or, if that is later, where its tenant's work before it ends. Messages are
+//! received in the order of their tags, and the virtual time is the tag received last. So tenants with work waiting are
+//! served equal tokens, whoever sent more, and one that sends little is received next. A message that comes back (its
+//! worker died, or handed it back) keeps its tag and is first again. SQS does the like by message groups.
 
 use std::time::Duration;
 
@@ -8,7 +14,7 @@ use futures_util::future::select;
 use penstock_policy::time::Timestamp;
 use penstock_service::message;
 use penstock_service::ports::{Delivery, Message, PortResult, Queue, QueueId, Receipt, Watch};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::Sqlite;
 use crate::rows::moment;
@@ -19,9 +25,9 @@ const MOST_RECEIVES: u32 = 20;
 #[async_trait]
 impl Queue for Sqlite {
     async fn send(&self, queue: &QueueId, message: &Message, delay: Duration, now: Timestamp) -> PortResult<()> {
-        let (name, body) = (queue_name(queue), message::encode(message));
+        let (name, message) = (queue_name(queue), message.clone());
         let to_ring = name.clone();
-        self.store.write(move |connection| insert(connection, &name, &body, now, now.after(delay))).await?;
+        self.store.write(move |connection| insert(connection, &name, &message, now, now.after(delay))).await?;
         self.queue_bells.ring(&to_ring);
         Ok(())
     }
@@ -95,17 +101,30 @@ impl Queue for Sqlite {
     }
 }
 
-/// Puts a message into a queue.
+/// Puts a message into a queue, behind what its tenant has there.
 pub(crate) fn insert(
     connection: &Connection,
     queue: &str,
-    body: &str,
+    message: &Message,
     sent: Timestamp,
     visible: Timestamp,
 ) -> rusqlite::Result<()> {
+    let tenant = message.spec.tenant.as_str();
+    let now: Option<i64> = connection
+        .prepare_cached("SELECT tag FROM queue_clock WHERE queue = ?")?
+        .query_row(params![queue], |row| row.get(0))
+        .optional()?;
+    let last: Option<i64> = connection
+        .prepare_cached("SELECT max(ends) FROM message WHERE queue = ? AND tenant = ?")?
+        .query_row(params![queue, tenant], |row| row.get(0))?;
+    let tag = now.unwrap_or(0).max(last.unwrap_or(0));
+    let ends = tag.saturating_add(i64::try_from(message.spec.estimated_tokens.max(1)).unwrap_or(i64::MAX));
     connection
-        .prepare_cached("INSERT INTO message (queue, body, sent, visible, receives) VALUES (?, ?, ?, ?, 0)")?
-        .execute(params![queue, body, sent.as_millis(), visible.as_millis()])
+        .prepare_cached(
+            "INSERT INTO message (queue, body, sent, visible, receives, tenant, tag, ends)
+             VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
+        )?
+        .execute(params![queue, message::encode(message), sent.as_millis(), visible.as_millis(), tenant, tag, ends])
         .map(|_| ())
 }
 
@@ -114,7 +133,7 @@ pub(crate) fn queue_name(queue: &QueueId) -> String {
     format!("{}-{}", queue.pool, queue.class.name())
 }
 
-/// Takes what is visible, oldest first; if there is nothing, says when the next hidden message comes back.
+/// Takes what is visible, by its tag; if there is nothing, says when the next hidden message comes back.
 fn receive(
     connection: &Connection,
     queue: &QueueId,
@@ -128,16 +147,25 @@ fn receive(
             "UPDATE message SET queue = queue || '-dlq' WHERE queue = ? AND visible <= ? AND receives >= ?",
         )?
         .execute(params![name, now.as_millis(), MOST_RECEIVES])?;
-    let rows: Vec<(i64, String, Timestamp, u32)> = connection
+    let rows: Vec<(i64, String, Timestamp, u32, i64)> = connection
         .prepare_cached(
-            "SELECT id, body, sent, receives FROM message WHERE queue = ? AND visible <= ? ORDER BY id LIMIT ?",
+            "SELECT id, body, sent, receives, tag FROM message
+             WHERE queue = ? AND visible <= ? ORDER BY tag, id LIMIT ?",
         )?
         .query_map(params![name, now.as_millis(), i64::try_from(max).unwrap_or(i64::MAX)], |row| {
-            Ok((row.get(0)?, row.get(1)?, moment(row, 2)?, row.get(3)?))
+            Ok((row.get(0)?, row.get(1)?, moment(row, 2)?, row.get(3)?, row.get(4)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
+    if let Some(newest) = rows.iter().map(|row| row.4).max() {
+        connection
+            .prepare_cached(
+                "INSERT INTO queue_clock (queue, tag) VALUES (?1, ?2)
+                 ON CONFLICT (queue) DO UPDATE SET tag = max(tag, ?2)",
+            )?
+            .execute(params![name, newest])?;
+    }
     let mut received = Vec::with_capacity(rows.len());
-    for (id, body, sent, receives) in rows {
+    for (id, body, sent, receives, _) in rows {
         let receives = receives.saturating_add(1);
         connection.prepare_cached("UPDATE message SET visible = ?, receives = ? WHERE id = ?")?.execute(params![
             now.after(visibility).as_millis(),

@@ -34,6 +34,7 @@ const MIGRATIONS: &[&str] = &[
      ALTER TABLE api_key ADD COLUMN used INTEGER;
      CREATE INDEX api_key_tenant ON api_key (tenant);",
     include_str!("schema_kept.sql"),
+    include_str!("schema_fair.sql"),
 ];
 
 /// The most calls committed together: bounds the delay of the first one.

@@ -40,6 +40,9 @@ pub struct Job {
     /// Seconds since the epoch of the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<i64>,
+    /// What was promised when it was accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub promise: Option<JobPromise>,
     /// The answer, once succeeded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<JobResult>,
@@ -49,4 +52,14 @@ pub struct Job {
     /// Tokens used, once ended by a worker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+}
+
+/// What was promised of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+pub struct JobPromise {
+    /// Milliseconds from its acceptance within which half of such jobs end.
+    pub eta_ms_50: u64,
+    /// Milliseconds within which nineteen of twenty do.
+    pub eta_ms_95: u64,
 }

@@ -13,6 +13,8 @@ pub mod job;
 pub mod models;
 #[cfg(feature = "openapi")]
 pub mod openapi;
+pub mod promises;
+pub mod quote;
 mod reading;
 pub mod responses;
 pub mod sse;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use penstock_policy::admission::{self, Estimate, Measure};
 use penstock_policy::cost::{Price, UsdMicros};
+use penstock_policy::decision::{Refusal, Why};
 use penstock_policy::gcra::{Limit, Spent};
 use penstock_policy::id::TenantId;
 use penstock_policy::time::Timestamp;
@@ -13,8 +14,8 @@ use penstock_wire::chat::ChatRequest;
 
 use super::Unanswered;
 use crate::Service;
-use crate::admit::{refusal_of_tenant, tenant_take};
 use crate::error::ApiError;
+use crate::limits::refused;
 use crate::ports::{Addition, Answer, BucketKey, Pool, Reservation, Take, TakeOutcome, TakePart, Tenant};
 use crate::settle::unused;
 use crate::upstreams::UpstreamConfig;
@@ -52,11 +53,12 @@ impl Account {
         let limits = &service.ports.limits;
         let failed = |error| Unanswered::Refused(ApiError::from(error));
         let tokens = expected.total();
-        let take = tenant_take(tenant, tokens);
+        let take = service.tenant_take(tenant, tokens, now).await.map_err(failed)?;
         let tenant_taken = match limits.take(&take, service.nonce(), now).await.map_err(failed)? {
             TakeOutcome::Granted { reservation, .. } => reservation,
             TakeOutcome::Refused { part, until, .. } => {
-                return Err(Unanswered::Refused(refusal_of_tenant(tenant, part, tokens, until, now)));
+                let refusal = Refusal { why: Why::of_part(part), until };
+                return Err(Unanswered::Refused(refused(tenant, &refusal, tokens, now)));
             }
         };
         let cost = config.price.of(expected.prompt, expected.output);

@@ -8,6 +8,7 @@ use crate::completions::TextCompletion;
 use crate::explain::Explanation;
 use crate::job::Job;
 use crate::models::{Model, ModelList};
+use crate::promises::PromiseList;
 use crate::responses::{Deleted, InputItems, Response, ResponseEvent};
 use crate::usage::UsageReport;
 
@@ -245,6 +246,19 @@ pub(super) const OPERATIONS: &[Operation] = &[
         request: None,
         answers: &[json(SchemaGenerator::subschema_for::<UsageReport>)],
         refusals: &[400, 401, 500, 503],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/promises",
+        id: "listPromises",
+        tag: ABOUT,
+        summary: "Tell how well promised waits were kept in the last hour",
+        told: "The figures of each model and tier.",
+        needs_key: true,
+        parameters: &[],
+        request: None,
+        answers: &[json(SchemaGenerator::subschema_for::<PromiseList>)],
+        refusals: &[401, 500, 503],
     },
     Operation {
         method: "get",
