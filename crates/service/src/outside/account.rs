@@ -21,7 +21,7 @@ use crate::settle::unused;
 use crate::upstreams::UpstreamConfig;
 use crate::usage::Charge;
 
-/// In this time a day's budget would refill: so slowly that within its day it does not (by 6 millionths of it).
+/// In this time a day's budget would refill: so slowly that within its day it does not (by 55 millionths of it).
 const NEVER: Duration = Duration::from_secs(50 * 365 * 24 * 3600);
 
 /// What was taken for one answer.
