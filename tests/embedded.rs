@@ -95,6 +95,28 @@ fn the_stock_client_gets_sixty_four_right_answers_half_of_them_streamed_sixteen_
 }
 
 #[test]
+fn the_stock_client_gets_vectors_from_an_encoder_beside_a_model_that_answers() {
+    let home = Home::new();
+    let fixtures = root().join("gpu-worker/fixtures");
+    let (encoder, model) = (fixtures.join("random-encoder"), fixtures.join(MODEL));
+    let models = ["--model", encoder.to_str().unwrap(), "--model", model.to_str().unwrap()];
+    let server = home.up(&[["--ephemeral"].as_slice(), &models].concat());
+    let output = Command::new(given("PENSTOCK_OPENAI_PYTHON"))
+        .arg(root().join("tests/openai_embeddings.py"))
+        .args([
+            server.ready["url"].as_str().unwrap(),
+            server.ready["api_key"].as_str().unwrap(),
+            "random-encoder",
+            MODEL,
+        ])
+        .output()
+        .unwrap();
+    let (out, err) = printed(&output);
+    println!("{out}");
+    assert!(output.status.success(), "{out}\n{err}");
+}
+
+#[test]
 fn the_stock_client_gets_forms_tool_calls_and_thoughts_from_a_model_that_would_say_anything() {
     let home = Home::new();
     let model = home.path().join("bytes");

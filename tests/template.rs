@@ -309,12 +309,16 @@ fn queues_keep_messages_longer_than_their_class_is_patient_and_payloads_longer_s
     }
     let buckets = resources("AWS::S3::Bucket");
     let rules = buckets["PayloadBucket"]["Properties"]["LifecycleConfiguration"]["Rules"].as_array().unwrap();
-    let expiring: Vec<&Value> = rules.iter().filter(|rule| rule["ExpirationInDays"].is_u64()).collect();
-    assert_eq!(expiring.len(), 1);
-    let days = expiring[0]["ExpirationInDays"].as_u64().unwrap();
-    assert!(Duration::from_secs(days * 24 * 3600) > longest, "a payload could vanish before its message");
-    let prefix = expiring[0]["Prefix"].as_str().unwrap();
-    assert!(source("crates/service/src/draft.rs").contains(&format!("\"{prefix}{{}}-")), "payloads lie elsewhere");
+    let writers = [("req/", "crates/service/src/draft.rs"), ("res/", "crates/service/src/work/embedding.rs")];
+    for (prefix, writer) in writers {
+        let rule = rules.iter().find(|rule| rule["Prefix"] == prefix).unwrap();
+        let days = rule["ExpirationInDays"].as_u64().unwrap();
+        assert!(
+            Duration::from_secs(days * 24 * 3600) > longest,
+            "{prefix}: it could vanish before its message or record"
+        );
+        assert!(source(writer).contains(&format!("\"{prefix}{{}}-")), "{writer} writes elsewhere");
+    }
 }
 
 /// The name of the SDK's method for an action: `dynamodb:GetItem` is `get_item`.

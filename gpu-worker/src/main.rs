@@ -13,7 +13,8 @@ use std::time::Duration;
 use clap::Parser;
 use penstock_aws::{Aws, Names, Timeouts};
 use penstock_gpu_worker::engine::device::{self, Device};
-use penstock_gpu_worker::engine::{EngineConfig, OnnxEngine};
+use penstock_gpu_worker::engine::metrics::Metrics;
+use penstock_gpu_worker::engine::{AnyEngine, EngineConfig};
 use penstock_policy::id::{PoolId, WorkerId};
 use penstock_service::config::Config;
 use penstock_service::ports::{Clock, Engine, Entropy, Pool};
@@ -28,7 +29,7 @@ struct Arguments {
     /// The pool whose queues to drain.
     #[arg(long, value_name = "NAME")]
     pool: PoolId,
-    /// The model folder, in onnxruntime-genai format.
+    /// The model folder: of onnxruntime-genai, or an encoder's (config.json, tokenizer.json, model.onnx).
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// The ONNX Runtime shared library, 1.24 or newer.
@@ -40,6 +41,9 @@ struct Arguments {
     /// Sequences that run together. Default: as many as the warm-up finds best.
     #[arg(long, value_name = "N")]
     slots: Option<NonZeroU32>,
+    /// How long an encoder waits for more texts to run together with those it has, in milliseconds.
+    #[arg(long, default_value_t = 100, value_name = "MS")]
+    window_ms: u64,
     /// What to compute on: cpu, cuda, cuda:1, or the UUID of a GPU or of a slice of one (`nvidia-smi -L`).
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: Device,
@@ -92,7 +96,10 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     engine.slots = arguments.slots;
     engine.device = arguments.device.clone();
     engine.threads = arguments.threads;
-    let engine = Arc::new(tokio::task::spawn_blocking(move || OnnxEngine::load(&engine)).await??);
+    engine.window = Duration::from_millis(arguments.window_ms);
+    let engine = Arc::new(
+        tokio::task::spawn_blocking(move || AnyEngine::load(&engine, Metrics::new().recorder("", ""))).await??,
+    );
     let aws = connect(&config).await;
     let ports = aws.ports(Arc::new(TaskSpawner), Arc::new(OsEntropy));
     announce(&ports, &arguments.pool, engine.as_ref()).await?;
@@ -134,7 +141,7 @@ async fn connect(config: &Config) -> Arc<Aws> {
 }
 
 /// Writes down what the pool's model is and measures, so that the front door can estimate and offer it.
-async fn announce(ports: &Ports, pool: &PoolId, engine: &OnnxEngine) -> Result<(), Box<dyn std::error::Error>> {
+async fn announce(ports: &Ports, pool: &PoolId, engine: &AnyEngine) -> Result<(), Box<dyn std::error::Error>> {
     let info = engine.info();
     let known = ports.control.pools().await?.into_iter().find(|known| known.id == *pool);
     let base = known.clone().unwrap_or_else(|| Pool {
@@ -145,6 +152,7 @@ async fn announce(ports: &Ports, pool: &PoolId, engine: &OnnxEngine) -> Result<(
         model: info.model.clone(),
         context_length: info.context_length,
         tokens_per_byte: info.tokens_per_byte,
+        kind: info.kind,
         ..base
     };
     if known.as_ref() != Some(&record) {

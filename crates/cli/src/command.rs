@@ -83,7 +83,8 @@ pub(crate) struct Breaker {
 /// Where the engine's parts are.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct EngineArgs {
-    /// A model folder in onnxruntime-genai format; may be given several times. Default: the small built-in model.
+    /// A model folder: of onnxruntime-genai, or an encoder's (config.json, tokenizer.json, model.onnx) for embeddings; may
+    /// be given several times. Default: the small built-in model.
     #[arg(long = "model", value_name = "DIR")]
     pub(crate) models: Vec<PathBuf>,
     /// The ONNX Runtime shared library to use (1.24 or newer). Default: an installed one, else one fetched with pip.
@@ -92,6 +93,10 @@ pub(crate) struct EngineArgs {
     /// Sequences that one worker runs together. Default: as many as its warm-up finds best.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) slots: Option<u32>,
+    /// How long an encoder waits for more texts to run together with those it has, in milliseconds. Requests of service
+    /// tier `priority` never wait for company.
+    #[arg(long, default_value_t = 100, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    pub(crate) window_ms: u64,
     /// What to compute on: cpu, cuda, cuda:1, or the UUID of a GPU or of a slice of one (`nvidia-smi -L`).
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub(crate) device: Device,

@@ -11,7 +11,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use axum::serve::ListenerExt;
 use penstock_gpu_worker::engine::metrics::Metrics;
-use penstock_gpu_worker::engine::{EngineConfig, OnnxEngine};
+use penstock_gpu_worker::engine::{AnyEngine, EngineConfig};
 use penstock_policy::classes::Class;
 use penstock_policy::degrade::{Order, SLOT};
 use penstock_policy::gcra::Limit;
@@ -20,7 +20,7 @@ use penstock_policy::tenant::FallbackConsent;
 use penstock_policy::time::Timestamp;
 use penstock_service::config::Timing;
 use penstock_service::ports::{
-    Clock, Control, Engine, EngineInfo, Entropy, Fallback, KeyRecord, Pool, PortError, Tenant, TenantLimits,
+    Clock, Control, Engine, EngineInfo, Entropy, Fallback, KeyRecord, Pool, PoolKind, PortError, Tenant, TenantLimits,
 };
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
 use penstock_service::upstreams::Outside;
@@ -81,6 +81,8 @@ pub(crate) struct Embedded {
     pub(crate) ready: Ready,
     /// Whether anybody answers: workers, or an upstream in the place of all.
     pub(crate) has_workers: bool,
+    /// What the first model makes.
+    pub(crate) first_kind: PoolKind,
     workers: Staff,
     stop_listening: tokio::sync::oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
@@ -165,6 +167,7 @@ impl Embedded {
                 })
                 .into_future(),
         );
+        let first_kind = models.first().map_or(PoolKind::Generation, |model| AnyEngine::kind_of(&model.folder));
         let workers = Staff::employ(engines, || service(&ports))?;
         let ready = Ready {
             url: format!("http://{address}"),
@@ -175,6 +178,7 @@ impl Embedded {
         Ok(Self {
             ready,
             has_workers: !workers.is_empty() || gateway_alone,
+            first_kind,
             workers,
             stop_listening,
             server,
@@ -271,11 +275,16 @@ fn load(
             config.slots = arguments.slots.and_then(NonZeroU32::new);
             config.device = arguments.device.clone();
             config.threads = NonZeroU32::new(threads).unwrap_or(NonZeroU32::MIN);
+            config.window = Duration::from_millis(arguments.window_ms);
             let recorder = metrics.recorder(&model.name, &format!("local-{}", loaded.len()));
-            let engine = OnnxEngine::load_recorded(&config, recorder.clone())?;
-            let EngineInfo { slots, tokens_per_second, .. } = engine.info();
+            let engine = AnyEngine::load(&config, recorder.clone())?;
+            let EngineInfo { slots, tokens_per_second, kind, .. } = engine.info();
+            let makes = match kind {
+                PoolKind::Generation => "",
+                PoolKind::Embedding => " of texts into vectors",
+            };
             progress(&format!(
-                "model {} ready in {:.2} s: {slots} slots, {tokens_per_second:.0} tokens/s",
+                "model {} ready in {:.2} s: {slots} slots, {tokens_per_second:.0} tokens/s{makes}",
                 model.name,
                 begun.elapsed().as_secs_f64()
             ));
@@ -316,6 +325,7 @@ async fn set_up_pools(
                 context_length,
                 tokens_per_byte: tokens_per_byte.unwrap_or(1.0),
                 usual_output_tokens: 256.min(context_length / 2),
+                kind: AnyEngine::kind_of(&model.folder),
                 ..before
                     .cloned()
                     .unwrap_or_else(|| Pool::new(model.pool.clone(), &model.name, context_length, SystemClock.now()))

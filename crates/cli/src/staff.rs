@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_gpu_worker::engine::metrics::Recorder;
-use penstock_gpu_worker::engine::{EngineConfig, LoadError, OnnxEngine};
+use penstock_gpu_worker::engine::{AnyEngine, EngineConfig, LoadError};
 use penstock_policy::id::{PoolId, WorkerId};
 use penstock_service::ports::Engine;
 use penstock_service::{Consumer, Service, Workplace};
@@ -25,7 +25,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// An engine that is ready, and what another like it is made from.
 pub(crate) struct Candidate {
     pub(crate) model: Model,
-    pub(crate) engine: Arc<OnnxEngine>,
+    pub(crate) engine: Arc<AnyEngine>,
     pub(crate) config: EngineConfig,
     pub(crate) recorder: Recorder,
 }
@@ -43,7 +43,7 @@ struct Post {
     config: EngineConfig,
     recorder: Recorder,
     stopping: AtomicBool,
-    holder: Mutex<(Consumer, Arc<OnnxEngine>)>,
+    holder: Mutex<(Consumer, Arc<AnyEngine>)>,
 }
 
 impl Staff {
@@ -101,7 +101,7 @@ impl Staff {
 }
 
 impl Post {
-    fn holder(&self) -> (Consumer, Arc<OnnxEngine>) {
+    fn holder(&self) -> (Consumer, Arc<AnyEngine>) {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -131,11 +131,11 @@ impl Post {
     }
 
     /// Another engine, however long it takes; `None` if it is not needed any more.
-    async fn replacement(&self) -> Option<Arc<OnnxEngine>> {
+    async fn replacement(&self) -> Option<Arc<AnyEngine>> {
         let mut pause = FIRST_PAUSE;
         loop {
             let (config, recorder) = (self.config.clone(), self.recorder.clone());
-            let loading = tokio::task::spawn_blocking(move || OnnxEngine::load_recorded(&config, recorder));
+            let loading = tokio::task::spawn_blocking(move || AnyEngine::load(&config, recorder));
             match loading.await {
                 Ok(Ok(engine)) => return Some(Arc::new(engine)),
                 Ok(Err(error)) => complain(&self.worker, Some(&error), pause),
@@ -155,11 +155,11 @@ fn complain(worker: &WorkerId, error: Option<&LoadError>, pause: Duration) {
     tracing::error!(%worker, %what, ?pause, "no engine can be started; another try follows");
 }
 
-fn consumer_of(post: &Post, engine: &Arc<OnnxEngine>) -> Consumer {
+fn consumer_of(post: &Post, engine: &Arc<AnyEngine>) -> Consumer {
     consumer(&post.service, engine, &post.pool, &post.worker)
 }
 
-fn consumer(service: &Arc<Service>, engine: &Arc<OnnxEngine>, pool: &PoolId, worker: &WorkerId) -> Consumer {
+fn consumer(service: &Arc<Service>, engine: &Arc<AnyEngine>, pool: &PoolId, worker: &WorkerId) -> Consumer {
     Consumer::new(Workplace {
         service: Arc::clone(service),
         engine: Arc::clone(engine) as Arc<dyn Engine>,

@@ -47,7 +47,7 @@ pub(crate) async fn run(args: Up) -> Result<(), CliError> {
     for file in &files {
         embedded.ready.write(file)?;
     }
-    say(&instructions(&embedded.ready, embedded.has_workers));
+    say(&instructions(&embedded.ready, embedded.has_workers, embedded.first_kind));
     let asked = tokio::select! {
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),

@@ -83,6 +83,43 @@ pub fn estimate(prompt_bytes: usize, max_tokens: Option<u32>, answers: u32, meas
     Estimate { prompt: first.min(prompt.max(u64::from(output == 0))), output }
 }
 
+/// How large an input is that becomes a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputSize {
+    /// A text of so many bytes.
+    Bytes(usize),
+    /// So many token ids.
+    Tokens(usize),
+}
+
+impl InputSize {
+    /// Bytes of text in it: none if it came as ids, which say nothing of how a model's tokens and bytes compare.
+    #[must_use]
+    pub const fn text_bytes(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => *bytes,
+            Self::Tokens(_) => 0,
+        }
+    }
+}
+
+/// Tokens that a tokenizer adds to a text: one where it begins, one where it ends.
+const ADDED_TOKENS: u64 = 2;
+
+/// Estimated tokens of inputs that become vectors: each has the whole context to itself, and there is no answer. At
+/// least 1.
+#[must_use]
+pub fn estimate_inputs(inputs: &[InputSize], measure: &Measure) -> Estimate {
+    let context = u64::from(measure.context_length.max(1));
+    let of = |input: &InputSize| match input {
+        InputSize::Bytes(bytes) => {
+            estimate(*bytes, Some(0), 1, measure).total().saturating_add(ADDED_TOKENS).min(context)
+        }
+        InputSize::Tokens(tokens) => (*tokens as u64).min(context),
+    };
+    Estimate { prompt: inputs.iter().map(of).fold(0, u64::saturating_add).max(1), output: 0 }
+}
+
 /// What a pool can do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Capacity {
@@ -158,6 +195,13 @@ mod tests {
         assert_eq!(estimate(400, Some(50), 3, &MEASURE).total(), 250, "the prompt counts once");
         assert_eq!(estimate(usize::MAX, Some(u32::MAX), 1, &MEASURE).total(), 1000);
         assert_eq!(estimate(0, Some(0), 1, &Measure { tokens_per_byte: f64::NAN, ..MEASURE }).total(), 1);
+    }
+
+    #[test]
+    fn inputs_are_estimated_one_by_one_and_each_up_to_the_context() {
+        let inputs = [InputSize::Bytes(400), InputSize::Tokens(7), InputSize::Bytes(1_000_000)];
+        assert_eq!(estimate_inputs(&inputs, &MEASURE), Estimate { prompt: 102 + 7 + 1000, output: 0 });
+        assert_eq!(estimate_inputs(&[], &MEASURE).total(), 1);
     }
 
     #[test]

@@ -34,3 +34,4 @@ pub mod returns;
 pub mod slots;
 pub mod tenant;
 pub mod time;
+pub mod window;

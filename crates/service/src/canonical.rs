@@ -13,6 +13,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use penstock_policy::id::TenantId;
 use penstock_wire::chat::{ChatRequest, Format, Message, Tool, ToolChoice};
 use penstock_wire::completions::Prompt;
+use penstock_wire::embeddings::{EmbeddingsRequest, Inputs};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -86,6 +87,22 @@ pub(crate) fn canonical(request: &ChatRequest, pool: &str) -> Vec<u8> {
         prompts: &request.prompts,
         echo: Some(request.echo).filter(|echo| *echo),
     };
+    serde_json::to_vec(&form).unwrap_or_default()
+}
+
+#[derive(Serialize)]
+struct CanonicalEmbeddings<'r> {
+    v: u32,
+    pool: &'r str,
+    embed: &'r Inputs,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dimensions: Option<u32>,
+}
+
+/// The same of a request for vectors; how they are written is left out.
+pub(crate) fn canonical_embeddings(request: &EmbeddingsRequest, pool: &str) -> Vec<u8> {
+    let EmbeddingsRequest { model: _, inputs, encoding: _, dimensions, service_tier: _ } = request;
+    let form = CanonicalEmbeddings { v: 1, pool, embed: inputs, dimensions: *dimensions };
     serde_json::to_vec(&form).unwrap_or_default()
 }
 
@@ -208,5 +225,22 @@ mod tests {
         assert_ne!(base, key(&b, KeyOf::Request(b"x")));
         assert_ne!(base, key(&a, KeyOf::Idempotency("x")));
         assert_ne!(base, key(&a, KeyOf::Tries(b"x")));
+    }
+
+    #[test]
+    fn requests_for_vectors_meet_whatever_form_they_ask_for() {
+        let read = |body: &str| EmbeddingsRequest::parse(body.as_bytes()).unwrap();
+        let plain = canonical_embeddings(&read(r#"{"model":"m","input":"a"}"#), "p");
+        let same = read(r#"{"input":["a"],"model":"m","encoding_format":"base64","service_tier":"flex","user":"u"}"#);
+        assert_eq!(plain, canonical_embeddings(&same, "p"));
+        for other in [
+            r#"{"model":"m","input":"b"}"#,
+            r#"{"model":"m","input":["a","a"]}"#,
+            r#"{"model":"m","input":[97]}"#,
+            r#"{"model":"m","input":"a","dimensions":8}"#,
+        ] {
+            assert_ne!(plain, canonical_embeddings(&read(other), "p"), "{other}");
+        }
+        assert_ne!(plain, canonical_embeddings(&same, "q"));
     }
 }

@@ -4,11 +4,16 @@
 //! rest (another choice, other channels, log probabilities) is JSON beside it, with a version of its own; a chunk that
 //! has it keeps no plain text, so that nobody who overlooks the JSON shows a part for the whole.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::ports::{Likelihood, Part, TokenLogprob};
+use crate::ports::{BlobKey, Likelihood, Part, TokenLogprob, VectorPlace, Vectors};
 
-const VERSION: u32 = 2;
+/// The version of words, and that of vectors, which readers of the former do not know.
+const WORDS: u32 = 2;
+const VECTORS: u32 = 3;
 
 /// What a chunk says, as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +54,17 @@ enum StoredPart {
     Reasoning(String),
     #[serde(rename = "f")]
     Call(String, String),
+    #[serde(rename = "e")]
+    Vectors {
+        #[serde(rename = "t")]
+        tokens: u32,
+        #[serde(rename = "d")]
+        dimensions: u32,
+        #[serde(rename = "b", skip_serializing_if = "Option::is_none")]
+        base64: Option<String>,
+        #[serde(rename = "k", skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -71,7 +87,7 @@ pub fn stored(words: &Words) -> StoredWords {
             .iter()
             .map(|part| match part {
                 Part::Content(text) => Some(text.as_str()),
-                Part::Reasoning(_) | Part::Call { .. } => None,
+                Part::Reasoning(_) | Part::Call { .. } | Part::Vectors(_) => None,
             })
             .collect();
         if let Some(text) = plain {
@@ -79,7 +95,7 @@ pub fn stored(words: &Words) -> StoredWords {
         }
     }
     let more = More {
-        v: VERSION,
+        v: if words.parts.iter().any(|part| matches!(part, Part::Vectors(_))) { VECTORS } else { WORDS },
         choice: words.choice,
         parts: words.parts.iter().map(StoredPart::from).collect(),
         logprobs: words.logprobs.iter().map(StoredLogprob::from).collect(),
@@ -94,10 +110,10 @@ pub fn words(stored: StoredWords) -> Option<Words> {
         let parts = if stored.text.is_empty() { Vec::new() } else { vec![Part::Content(stored.text)] };
         return Some(Words { parts, ..Words::default() });
     };
-    let more = serde_json::from_str::<More>(&more).ok().filter(|more| more.v == VERSION)?;
+    let more = serde_json::from_str::<More>(&more).ok().filter(|more| (WORDS..=VECTORS).contains(&more.v))?;
     Some(Words {
         choice: more.choice,
-        parts: more.parts.into_iter().map(Part::from).collect(),
+        parts: more.parts.into_iter().map(StoredPart::part).collect::<Option<_>>()?,
         logprobs: more.logprobs.into_iter().map(TokenLogprob::from).collect(),
     })
 }
@@ -108,17 +124,33 @@ impl From<&Part> for StoredPart {
             Part::Content(text) => Self::Content(text.clone()),
             Part::Reasoning(text) => Self::Reasoning(text.clone()),
             Part::Call { name, arguments } => Self::Call(name.clone(), arguments.clone()),
+            Part::Vectors(Vectors { tokens, dimensions, place }) => {
+                let (base64, key) = match place {
+                    VectorPlace::Inline(bytes) => (Some(STANDARD.encode(bytes)), None),
+                    VectorPlace::Blob(key) => (None, Some(key.as_str().to_owned())),
+                };
+                Self::Vectors { tokens: *tokens, dimensions: *dimensions, base64, key }
+            }
         }
     }
 }
 
-impl From<StoredPart> for Part {
-    fn from(part: StoredPart) -> Self {
-        match part {
-            StoredPart::Content(text) => Self::Content(text),
-            StoredPart::Reasoning(text) => Self::Reasoning(text),
-            StoredPart::Call(name, arguments) => Self::Call { name, arguments },
-        }
+impl StoredPart {
+    /// Back again; `None` if it is damaged.
+    fn part(self) -> Option<Part> {
+        Some(match self {
+            Self::Content(text) => Part::Content(text),
+            Self::Reasoning(text) => Part::Reasoning(text),
+            Self::Call(name, arguments) => Part::Call { name, arguments },
+            Self::Vectors { tokens, dimensions, base64, key } => {
+                let place = match (base64, key) {
+                    (Some(text), None) => VectorPlace::Inline(Bytes::from(STANDARD.decode(text).ok()?)),
+                    (None, Some(key)) => VectorPlace::Blob(BlobKey::new(&key)?),
+                    (Some(_), Some(_)) | (None, None) => return None,
+                };
+                Part::Vectors(Vectors { tokens, dimensions, place })
+            }
+        })
     }
 }
 
@@ -170,7 +202,7 @@ mod tests {
     #[test]
     fn a_form_from_tomorrow_is_refused() {
         let text = String::new();
-        let more = Some(r#"{"v":3,"c":0}"#.to_owned());
+        let more = Some(r#"{"v":4,"c":0}"#.to_owned());
         assert_eq!(words(StoredWords { text, more }), None);
     }
 
@@ -179,6 +211,18 @@ mod tests {
             "\\PC{1,9}".prop_map(Part::Content),
             "\\PC{1,9}".prop_map(Part::Reasoning),
             ("[a-z]{1,5}", "\\PC{0,9}").prop_map(|(name, arguments)| Part::Call { name, arguments }),
+            (any::<u32>(), any::<u32>(), place()).prop_map(|(tokens, dimensions, place)| Part::Vectors(Vectors {
+                tokens,
+                dimensions,
+                place
+            })),
+        ]
+    }
+
+    fn place() -> impl Strategy<Value = VectorPlace> {
+        prop_oneof![
+            proptest::collection::vec(any::<u8>(), 1..30).prop_map(|bytes| VectorPlace::Inline(bytes.into())),
+            "res/[a-z0-9]{1,9}".prop_map(|key| VectorPlace::Blob(BlobKey::new(&key).unwrap())),
         ]
     }
 

@@ -37,16 +37,27 @@ struct Shared {
     draining: AtomicBool,
 }
 
-/// A slot in use; free again when dropped, however its job ends.
-struct Slot {
+/// The slots that a job uses: one, or as many as it gives answers. Free again when dropped, however the job ends.
+pub(crate) struct Slot {
     shared: Arc<Shared>,
     class: Class,
+    width: usize,
+}
+
+impl Slot {
+    /// Counts for as many sequences as the job turns out to have, at least 1. They may be more than are free: then the
+    /// engine lets some of them wait, and nothing more is received until they have run.
+    pub(crate) fn widen(&mut self, sequences: u32) {
+        let more = (sequences as usize).saturating_sub(self.width);
+        self.width += more;
+        self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner)[self.class.index()] += more;
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut busy = self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        busy[self.class.index()] = busy[self.class.index()].saturating_sub(1);
+        busy[self.class.index()] = busy[self.class.index()].saturating_sub(self.width);
         drop(busy);
         self.shared.changed.notify_waiters();
     }
@@ -79,7 +90,7 @@ impl Consumer {
         self.shared.changed.notify_waiters();
     }
 
-    /// How many jobs it is running.
+    /// How many sequences it is running.
     #[must_use]
     pub fn running(&self) -> usize {
         self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner).iter().sum()
@@ -111,7 +122,7 @@ impl Consumer {
             return None;
         }
         busy[class.index()] += 1;
-        Some(Slot { shared: Arc::clone(&self.shared), class })
+        Some(Slot { shared: Arc::clone(&self.shared), class, width: 1 })
     }
 
     async fn serve(&self, class: Class) {
@@ -190,8 +201,7 @@ impl Consumer {
         };
         let place = Arc::clone(&self.place);
         let task = async move {
-            let _slot = slot;
-            work::handle(place, delivery).await;
+            work::handle(place, delivery, slot).await;
         };
         ports.spawner.spawn(task.boxed());
         Ok(())

@@ -4,17 +4,20 @@
 //! runs the job computes the same answer.
 
 use bytes::Bytes;
-use penstock_policy::admission::{self, Estimate, Measure};
+use penstock_policy::admission::{self, Estimate, InputSize, Measure};
 use penstock_policy::calendar::Day;
 use penstock_policy::classes::Class;
 use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 use penstock_wire::chat::ChatRequest;
+use penstock_wire::embeddings::Inputs;
 
 use crate::Service;
 use crate::error::ApiError;
-use crate::ports::{AttemptClaim, BlobKey, Generation, INLINE_BYTES, JobSpec, Payload, Pool, Sampling, Tenant};
+use crate::ports::{
+    AttemptClaim, BlobKey, Embedding, Generation, INLINE_BYTES, JobSpec, Payload, Pool, Sampling, Tenant,
+};
 use crate::story::Admitted;
 use crate::wanted::Wanted;
 
@@ -71,6 +74,12 @@ impl Service {
                 let bytes = generation.prompt_bytes(pool.tokens_per_byte);
                 let estimated = admission::estimate(bytes, request.max_tokens, request.answers(), &measure);
                 (serde_json::to_string(&generation), bytes, estimated)
+            }
+            Wanted::Embeddings(request) => {
+                let sizes = sizes(&request.inputs);
+                let embedding = Embedding::new(request.inputs.clone(), request.dimensions);
+                let bytes = sizes.iter().map(InputSize::text_bytes).sum();
+                (serde_json::to_string(&embedding), bytes, admission::estimate_inputs(&sizes, &measure))
             }
         };
         let id = JobId::new(now, self.ports.entropy.draw());
@@ -144,5 +153,13 @@ impl Service {
         let key = BlobKey::new(&format!("req/{}-{:x}", draft.spec.id, attempt.0)).ok_or_else(ApiError::internal)?;
         self.ports.blobs.put(&key, Bytes::from(draft.payload.clone())).await?;
         Ok(Payload::Blob(key))
+    }
+}
+
+/// How large each input is.
+fn sizes(inputs: &Inputs) -> Vec<InputSize> {
+    match inputs {
+        Inputs::Texts(texts) => texts.iter().map(|text| InputSize::Bytes(text.len())).collect(),
+        Inputs::Tokens(lists) => lists.iter().map(|ids| InputSize::Tokens(ids.len())).collect(),
     }
 }

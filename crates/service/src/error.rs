@@ -102,7 +102,7 @@ impl ApiError {
 
     /// 413.
     pub(crate) fn too_large(limit: usize) -> Self {
-        let message = format!("the body is larger than {limit} bytes: shorten the conversation");
+        let message = format!("the body is larger than {limit} bytes: send less at once");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large", None, message)
     }
 
@@ -110,6 +110,12 @@ impl ApiError {
     pub(crate) fn wrong_media(what: &str) -> Self {
         let message = format!("the body is {what}: send JSON, not compressed, as 'application/json'");
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", "unsupported_media_type", None, message)
+    }
+
+    /// 410 about a result that was kept for a while and is no longer.
+    pub(crate) fn result_gone() -> Self {
+        let message = "the result was kept for a while and has been removed; send the request again";
+        Self::new(StatusCode::GONE, "invalid_request_error", "result_expired", None, message)
     }
 
     /// 409 about an idempotency key.

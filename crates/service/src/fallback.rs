@@ -302,7 +302,8 @@ impl Service {
             }
             let obtained = match fallback {
                 Fallback::Pool(id) => self.elsewhere(asking, id, By::Pool(id.clone())).await?,
-                Fallback::SmallerModel(id) if consent.smaller_model => {
+                // Vectors of different models do not compare.
+                Fallback::SmallerModel(id) if consent.smaller_model && asking.wanted.makes_text() => {
                     self.elsewhere(asking, id, By::SmallerModel(id.clone())).await?
                 }
                 // What can wait is not worth money, unless the operator has chosen that upstreams answer everything.
@@ -321,7 +322,7 @@ impl Service {
             return Ok(kept);
         }
         match &asking.home.default_answer {
-            Some(text) if consent.default_answer => {
+            Some(text) if consent.default_answer && asking.wanted.makes_text() => {
                 self.take_request(asking.tenant, asking.now).await?;
                 let answer = OutsideAnswer::configured(text, asking.wanted.answers());
                 Ok(self.made_outside(asking, answer, By::DefaultAnswer, UsdMicros::ZERO))

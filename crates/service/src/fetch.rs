@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use penstock_policy::id::JobId;
 use penstock_policy::job::{Denied, State, Step};
+use penstock_wire::embeddings::Encoding;
 use penstock_wire::job::{Job, JobPromise, JobResult};
 
 use crate::Service;
@@ -12,6 +13,7 @@ use crate::ports::{Answer, Chunk, JobRecord, JobSpec, Stepped, Tenant};
 use crate::rendering::{completion, usage};
 use crate::route::Route;
 use crate::telling::{CompletionsTelling, Heading};
+use crate::vectors::vectors_of;
 
 impl Service {
     /// A tenant's job.
@@ -94,9 +96,13 @@ impl Service {
         {
             return Ok(JobResult::Response(Box::new(response)));
         }
+        if let Some(vectors) = vectors_of(said) {
+            let list = self.embedding_list(&spec.model, Encoding::Float, vectors).await?;
+            return Ok(JobResult::Embeddings(list));
+        }
         Ok(match spec.route {
             Route::Completions => JobResult::Text(CompletionsTelling::new(heading, false).completion(said, answer)),
-            Route::Chat | Route::Responses => {
+            Route::Chat | Route::Responses | Route::Embeddings => {
                 JobResult::Chat(completion(spec.id, spec.created, &spec.model, spec.class, said, answer))
             }
         })

@@ -13,12 +13,13 @@ use penstock_policy::id::JobId;
 use penstock_policy::time::Timestamp;
 use penstock_wire::chat::{ChatRequest, MAX_BODY_BYTES};
 use penstock_wire::completions::CompletionRequest;
+use penstock_wire::embeddings::EmbeddingsRequest;
 use penstock_wire::models::{Model, ModelList};
 use tracing::Instrument;
 
 use crate::Service;
 use crate::admit::Admission;
-use crate::answering::{Answering, json};
+use crate::answering::{Answering, json, whole};
 use crate::asked::Asked;
 use crate::error::ApiError;
 use crate::fallback::Obtained;
@@ -54,6 +55,7 @@ fn front() -> Router<Arc<Service>> {
         .route("/v1/responses/{id}", get(responses::show).delete(responses::remove))
         .route("/v1/responses/{id}/cancel", post(responses::cancel))
         .route("/v1/responses/{id}/input_items", get(responses::input_items))
+        .route("/v1/embeddings", post(embeddings))
         .route("/healthz", get(health))
 }
 
@@ -214,6 +216,20 @@ async fn answer(
     let Admission { created, wait, .. } = admission;
     let answering = Answering { service, route, telling, created, wait };
     let mut response = if request.stream { answering.streamed(source).await? } else { answering.whole(source).await? };
+    response.headers_mut().extend(told);
+    Ok(response)
+}
+
+async fn embeddings(State(service): App, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let now = service.ports().clock.now();
+    let tenant = service.authenticate(&headers, now).await?;
+    let request = EmbeddingsRequest::parse(&read(&headers, body).await?)?;
+    let (wanted, asked) = (Wanted::Embeddings(&request), Asked::read(&headers)?);
+    let Obtained { admission, source, made } = service.answer(&tenant, wanted, &asked, now).await?;
+    let mut told = told(&admission, &tenant, now);
+    made.tell(&mut told);
+    let write = service.write_vectors(request.model, request.encoding);
+    let mut response = whole(service, source, write).await?;
     response.headers_mut().extend(told);
     Ok(response)
 }

@@ -65,6 +65,7 @@ mod tenants;
 mod told;
 pub mod upstreams;
 mod usage;
+mod vectors;
 mod voices;
 mod wanted;
 mod work;

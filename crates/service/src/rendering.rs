@@ -40,14 +40,17 @@ impl CallNames {
 /// The pieces of a stream that a chunk's words make.
 pub(crate) fn deltas(words: &Words, calls: &mut CallNames) -> Vec<Delta> {
     let delta = |part: &Part| match part {
-        Part::Content(text) => Delta { content: Some(text.clone()), ..Delta::default() },
-        Part::Reasoning(text) => Delta { reasoning_content: Some(text.clone()), ..Delta::default() },
+        Part::Content(text) => Some(Delta { content: Some(text.clone()), ..Delta::default() }),
+        Part::Reasoning(text) => Some(Delta { reasoning_content: Some(text.clone()), ..Delta::default() }),
         Part::Call { name, arguments } => {
             let (index, id) = calls.next(words.choice);
-            Delta { tool_calls: vec![ToolCallDelta { index, call: call(id, name, arguments) }], ..Delta::default() }
+            let tool_calls = vec![ToolCallDelta { index, call: call(id, name, arguments) }];
+            Some(Delta { tool_calls, ..Delta::default() })
         }
+        // The answer to another question than a conversation.
+        Part::Vectors(_) => None,
     };
-    words.parts.iter().map(delta).collect()
+    words.parts.iter().filter_map(delta).collect()
 }
 
 fn call(id: String, name: &str, arguments: &str) -> ToolCall {
@@ -108,6 +111,7 @@ fn choice<'w>(
                 Part::Content(text) => content.push_str(text),
                 Part::Reasoning(text) => reasoning.push_str(text),
                 Part::Call { name, arguments } => tool_calls.push(call(calls.next(index).1, name, arguments)),
+                Part::Vectors(_) => {}
             }
         }
     }

@@ -11,11 +11,13 @@ pub enum Route {
     Completions,
     /// `/v1/responses`.
     Responses,
+    /// `/v1/embeddings`.
+    Embeddings,
 }
 
 impl Route {
     /// Every route.
-    pub const ALL: [Self; 3] = [Self::Chat, Self::Completions, Self::Responses];
+    pub const ALL: [Self; 4] = [Self::Chat, Self::Completions, Self::Responses, Self::Embeddings];
 
     /// The word stores keep.
     #[must_use]
@@ -24,6 +26,7 @@ impl Route {
             Self::Chat => "chat",
             Self::Completions => "completions",
             Self::Responses => "responses",
+            Self::Embeddings => "embeddings",
         }
     }
 
@@ -41,7 +44,7 @@ impl Route {
             (Self::Responses, "messages") => "input",
             (Self::Responses, "max_tokens") => "max_output_tokens",
             (Self::Responses, "response_format") => "text",
-            (Self::Chat | Self::Completions | Self::Responses, field) => field,
+            (Self::Chat | Self::Completions | Self::Responses | Self::Embeddings, field) => field,
         }
     }
 }

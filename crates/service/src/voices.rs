@@ -23,7 +23,7 @@ pub(crate) struct Inherited {
 
 impl Inherited {
     /// By answer, what the chunks of earlier workers hold.
-    pub(crate) fn of(chunks: &[&Chunk], choices: usize) -> Vec<Self> {
+    pub(crate) fn of(chunks: &[Chunk], choices: usize) -> Vec<Self> {
         let mut inherited = vec![Self::default(); choices];
         for chunk in chunks {
             if let Some(one) = inherited.get_mut(chunk.words.choice as usize) {

@@ -1,10 +1,11 @@
 //! What a request asks for, whichever route it came by: all that the way to a job needs to know of it.
 
 use penstock_wire::chat::ChatRequest;
+use penstock_wire::embeddings::EmbeddingsRequest;
 
-use crate::canonical::canonical;
+use crate::canonical::{canonical, canonical_embeddings};
 use crate::error::ApiError;
-use crate::ports::Pool;
+use crate::ports::{Pool, PoolKind};
 use crate::route::Route;
 
 /// A checked request.
@@ -14,6 +15,8 @@ pub(crate) enum Wanted<'r> {
     Chat(&'r ChatRequest),
     /// The same, by `/v1/responses`.
     Response(&'r ChatRequest),
+    /// Vectors of texts.
+    Embeddings(&'r EmbeddingsRequest),
 }
 
 /// A client's request with a shorter answer than it asked for.
@@ -45,6 +48,8 @@ impl<'r> Wanted<'r> {
         match self {
             Self::Chat(request) => shorter(request).map(Shorter::Chat),
             Self::Response(request) => shorter(request).map(Shorter::Response),
+            // There is no answer to make shorter.
+            Self::Embeddings(_) => None,
         }
     }
 
@@ -52,13 +57,20 @@ impl<'r> Wanted<'r> {
     pub(crate) fn chat(&self) -> Option<&'r ChatRequest> {
         match self {
             Self::Chat(request) | Self::Response(request) => request.prompts.is_empty().then_some(*request),
+            Self::Embeddings(_) => None,
         }
+    }
+
+    /// Whether words answer it: those of another model, or of no model, are better than none.
+    pub(crate) fn makes_text(&self) -> bool {
+        self.kind() == PoolKind::Generation
     }
 
     /// How many answers it asks for.
     pub(crate) fn answers(&self) -> u32 {
         match self {
             Self::Chat(request) | Self::Response(request) => request.answers(),
+            Self::Embeddings(_) => 1,
         }
     }
 
@@ -66,6 +78,7 @@ impl<'r> Wanted<'r> {
     pub(crate) fn model(&self) -> &str {
         match self {
             Self::Chat(request) | Self::Response(request) => &request.model,
+            Self::Embeddings(request) => &request.model,
         }
     }
 
@@ -76,6 +89,7 @@ impl<'r> Wanted<'r> {
             Self::Chat(request) if request.prompts.is_empty() => Route::Chat,
             Self::Chat(_) => Route::Completions,
             Self::Response(_) => Route::Responses,
+            Self::Embeddings(_) => Route::Embeddings,
         }
     }
 
@@ -83,6 +97,7 @@ impl<'r> Wanted<'r> {
     pub(crate) fn service_tier(&self) -> Option<&str> {
         match self {
             Self::Chat(request) | Self::Response(request) => request.service_tier.as_deref(),
+            Self::Embeddings(request) => request.service_tier.as_deref(),
         }
     }
 
@@ -90,6 +105,8 @@ impl<'r> Wanted<'r> {
     pub(crate) fn may_be_stored(&self) -> bool {
         match self {
             Self::Chat(request) | Self::Response(request) => request.store != Some(false),
+            // There is no such field.
+            Self::Embeddings(_) => true,
         }
     }
 
@@ -97,6 +114,7 @@ impl<'r> Wanted<'r> {
     pub(crate) fn is_streamed(&self) -> bool {
         match self {
             Self::Chat(request) | Self::Response(request) => request.stream,
+            Self::Embeddings(_) => false,
         }
     }
 
@@ -104,6 +122,7 @@ impl<'r> Wanted<'r> {
     pub(crate) fn is_deterministic(&self) -> bool {
         match self {
             Self::Chat(request) | Self::Response(request) => request.is_deterministic(),
+            Self::Embeddings(_) => true,
         }
     }
 
@@ -111,6 +130,15 @@ impl<'r> Wanted<'r> {
     pub(crate) fn canonical(&self, pool: &str) -> Vec<u8> {
         match self {
             Self::Chat(request) | Self::Response(request) => canonical(request, pool),
+            Self::Embeddings(request) => canonical_embeddings(request, pool),
+        }
+    }
+
+    /// What kind of model can do it.
+    fn kind(&self) -> PoolKind {
+        match self {
+            Self::Chat(_) | Self::Response(_) => PoolKind::Generation,
+            Self::Embeddings(_) => PoolKind::Embedding,
         }
     }
 
@@ -123,6 +151,9 @@ impl<'r> Wanted<'r> {
             let known: Vec<&str> = pools.iter().map(|pool| pool.model.as_str()).collect();
             ApiError::no_such_model(self.model(), &known)
         })?;
+        if pool.kind != self.kind() {
+            return Err(self.wrong_kind(pools));
+        }
         self.fits(pool).map(|()| pool)
     }
 
@@ -144,6 +175,24 @@ impl<'r> Wanted<'r> {
                     }
                 }
             }
+            Self::Embeddings(_) => Ok(()),
         }
+    }
+
+    fn wrong_kind(&self, pools: &[Pool]) -> ApiError {
+        let fitting: Vec<&str> =
+            pools.iter().filter(|pool| pool.kind == self.kind()).map(|pool| pool.model.as_str()).collect();
+        let fitting = if fitting.is_empty() { "none is offered".to_owned() } else { fitting.join(", ") };
+        let message = match self.kind() {
+            PoolKind::Generation => format!(
+                "the model '{}' turns texts into vectors (/v1/embeddings); models that answer: {fitting}",
+                self.model()
+            ),
+            PoolKind::Embedding => format!(
+                "the model '{}' answers conversations (/v1/chat/completions); models that make vectors: {fitting}",
+                self.model()
+            ),
+        };
+        ApiError::invalid("model", "wrong_model_kind", message)
     }
 }

@@ -4,11 +4,14 @@
 //! is conditional on it. A claim is prolonged only while the engine makes progress, so that a hung engine
 //! loses it and another worker goes on.
 
+mod embedding;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
+use penstock_policy::classes::Class;
 use penstock_policy::degrade;
 use penstock_policy::id::{Epoch, PoolId, WorkerId};
 use penstock_policy::job::{Denied, End, Position, Step};
@@ -16,10 +19,11 @@ use penstock_policy::retry::full_jitter;
 use penstock_policy::time::Timestamp;
 
 use crate::Service;
+use crate::consume::Slot;
 use crate::health::Seen;
 use crate::ports::{
-    Chunk, Claim, Claimed, Delivery, Engine, EngineFault, ErrorVerdict, Generation, JobRecord, JobSpec, Message,
-    Outcome, Payload, PortResult, Receipt, Sequence, Stepped,
+    Assignment, Chunk, Claim, Claimed, Delivery, Engine, EngineFault, ErrorVerdict, Generation, JobRecord, JobSpec,
+    Message, Outcome, Payload, PortResult, Receipt, Sequence, Stepped,
 };
 use crate::story::{Event, WhyReleased};
 use crate::voices::{Heard, Inherited, Pending, Voices};
@@ -93,7 +97,7 @@ enum Run {
 }
 
 /// Handles one delivery to its end. Errors are logged here: whatever goes wrong, the message comes back.
-pub(crate) async fn handle(place: Arc<Workplace>, delivery: Delivery) {
+pub(crate) async fn handle(place: Arc<Workplace>, delivery: Delivery, mut slot: Slot) {
     let receipt = delivery.receipt.clone();
     let message = match delivery.message {
         Ok(message) => message,
@@ -103,12 +107,12 @@ pub(crate) async fn handle(place: Arc<Workplace>, delivery: Delivery) {
         }
     };
     let job = message.spec.id;
-    if let Err(error) = work_on(place, message, receipt).await {
+    if let Err(error) = work_on(place, message, receipt, &mut slot).await {
         tracing::warn!(%job, %error, "job set aside; its message comes back");
     }
 }
 
-async fn work_on(place: Arc<Workplace>, message: Message, receipt: Receipt) -> PortResult<()> {
+async fn work_on(place: Arc<Workplace>, message: Message, receipt: Receipt, slot: &mut Slot) -> PortResult<()> {
     let Message { spec, payload } = message;
     let service = &place.service;
     let ports = service.ports();
@@ -129,7 +133,7 @@ async fn work_on(place: Arc<Workplace>, message: Message, receipt: Receipt) -> P
             let epoch = record.head.epoch;
             place.begun(&record, now);
             let mut work = Work { place: Arc::clone(&place), spec, receipt, epoch, next_seq: 0, last: None };
-            work.claimed(&record, payload).await
+            work.claimed(&record, payload, slot).await
         }
     }
 }
@@ -174,23 +178,29 @@ async fn expire(place: &Workplace, spec: &JobSpec, receipt: &Receipt, now: Times
 }
 
 impl Work {
-    async fn claimed(&mut self, record: &JobRecord, payload: Payload) -> PortResult<()> {
+    async fn claimed(&mut self, record: &JobRecord, payload: Payload, slot: &mut Slot) -> PortResult<()> {
         if record.head.failed_attempts() >= MOST_FAILED_ATTEMPTS {
             let message = format!("the job was given up after {MOST_FAILED_ATTEMPTS} failed attempts");
             return self.finish(Err(fault(POISON, &message))).await;
         }
-        let generation = match self.generation(payload).await? {
-            Ok(generation) => generation,
-            Err(verdict) => return self.finish(Err(verdict)).await,
-        };
+        // A joiner of a better class may have raised the record above its message.
+        let class = record.spec.as_ref().unwrap_or(&self.spec).class;
+        match self.assignment(payload).await? {
+            Ok(Assignment::Generate(generation)) => self.generate(*generation, class, slot).await,
+            Ok(Assignment::Embed(embedding)) => self.embed(embedding, class).await,
+            Err(verdict) => self.finish(Err(verdict)).await,
+        }
+    }
+
+    async fn generate(&mut self, generation: Generation, class: Class, slot: &mut Slot) -> PortResult<()> {
+        slot.widen(generation.choices);
         let inherited = self.open(generation.choices).await?;
         let mut streams = Vec::with_capacity(inherited.len());
         for (choice, Inherited { ids, bytes }) in (0..).zip(inherited) {
             let sequence = Sequence {
                 job: self.spec.id,
                 tenant: self.spec.tenant.clone(),
-                // A joiner of a better class may have raised the record above its message.
-                class: record.spec.as_ref().unwrap_or(&self.spec).class,
+                class,
                 generation: generation.clone(),
                 choice,
                 resume_ids: ids,
@@ -198,7 +208,13 @@ impl Work {
             };
             streams.push(self.place.engine.start(sequence).await);
         }
-        match self.run(Voices::new(streams, generation.prompt_count())).await? {
+        let run = self.run(Voices::new(streams, generation.prompt_count())).await?;
+        self.conclude(run).await
+    }
+
+    /// Does what the end of a run asks for.
+    async fn conclude(&mut self, run: Run) -> PortResult<()> {
+        match run {
             Run::Ended(outcome) => self.finish(outcome).await,
             Run::GiveBack(why) => self.give_back(why).await,
             Run::Abandon { ack: true } => {
@@ -209,7 +225,7 @@ impl Work {
         }
     }
 
-    async fn generation(&self, payload: Payload) -> PortResult<Result<Generation, ErrorVerdict>> {
+    async fn assignment(&self, payload: Payload) -> PortResult<Result<Assignment, ErrorVerdict>> {
         let text = match payload {
             Payload::Inline(text) => text.into_bytes(),
             Payload::Blob(key) => match self.place.service.ports().blobs.get(&key).await? {
@@ -217,23 +233,29 @@ impl Work {
                 None => return Ok(Err(fault("payload_missing", "the request's stored text is gone; send it again"))),
             },
         };
-        Ok(Generation::read(&text)
+        Ok(Assignment::read(&text)
             .ok_or_else(|| fault("payload_unreadable", "the request's stored form cannot be read; send it again")))
     }
 
-    /// Finds what earlier workers have said and, from the second epoch on, declares what this one continues from.
+    /// By answer, what earlier workers have said.
     async fn open(&mut self, choices: u32) -> PortResult<Vec<Inherited>> {
         // A payload cannot ask for none; should it, the first answer is given.
         let choices = choices.max(1) as usize;
+        let said = self.inherit().await?;
+        Ok(Inherited::of(&said, choices))
+    }
+
+    /// What earlier workers have said, which this one declares, from the second epoch on, to continue from.
+    async fn inherit(&mut self) -> PortResult<Vec<Chunk>> {
         if self.epoch <= Epoch(1) {
-            return Ok(Inherited::of(&[], choices));
+            return Ok(Vec::new());
         }
         let chunks = self.place.service.ports().jobs.chunks(self.spec.id, None).await?;
         let said = penstock_policy::resume::continuation(&chunks, self.epoch);
+        let said: Vec<Chunk> = said.into_iter().cloned().collect();
         let parent = said.last().map(|chunk| chunk.position);
-        let inherited = Inherited::of(&said, choices);
         self.write_chunk(parent, Pending::default()).await?;
-        Ok(inherited)
+        Ok(said)
     }
 
     /// Follows the engine, writing down and renewing as time passes.

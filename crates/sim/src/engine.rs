@@ -9,9 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
-    Clock, Engine, EngineFault, EngineInfo, FinishReason, Likelihood, Part, Sequence, Spawner, TokenEvent,
-    TokenLogprob, TokenStream,
+    Clock, Embedded, Engine, EngineFault, EngineInfo, FinishReason, Likelihood, Part, PoolKind, Sequence, Spawner,
+    Texts, TokenEvent, TokenLogprob, TokenStream,
 };
+use penstock_wire::embeddings::Inputs;
 use tokio::sync::mpsc;
 
 /// The answer the script has for a prompt: its characters in reverse, a token each.
@@ -85,7 +86,15 @@ impl Runs {
     }
 }
 
-/// Answers by [`answer_to`].
+/// The script's vector of a text: its length in characters, then the numbers of the first three, 0 where there are none.
+#[must_use]
+pub fn vector_of(text: &str) -> [f32; 4] {
+    let number = |place: usize| text.chars().nth(place).map_or(0, |c| u16::try_from(u32::from(c)).unwrap_or(u16::MAX));
+    let length = u16::try_from(text.chars().count()).unwrap_or(u16::MAX);
+    [length, number(0), number(1), number(2)].map(f32::from)
+}
+
+/// Answers by [`answer_to`], or makes vectors by [`vector_of`].
 pub struct ScriptedEngine {
     info: EngineInfo,
     clock: Arc<dyn Clock>,
@@ -102,6 +111,7 @@ impl ScriptedEngine {
     pub fn new(clock: Arc<dyn Clock>, spawner: Arc<dyn Spawner>, slots: u32, tick: Duration) -> Self {
         let info = EngineInfo {
             model: "scripted".to_owned(),
+            kind: PoolKind::Generation,
             digest: "scripted-1".to_owned(),
             context_length: 4096,
             slots,
@@ -122,6 +132,13 @@ impl ScriptedEngine {
     #[must_use]
     pub fn counted(self, runs: Runs) -> Self {
         Self { runs, ..self }
+    }
+
+    /// The same, but makes the vector of one text a `tick` for each request in hand, instead of answering.
+    #[must_use]
+    pub fn encoding(self) -> Self {
+        let (model, digest) = ("scripted-vectors".to_owned(), "scripted-vectors-1".to_owned());
+        Self { info: EngineInfo { model, digest, kind: PoolKind::Embedding, ..self.info }, ..self }
     }
 }
 
@@ -196,6 +213,24 @@ impl Engine for ScriptedEngine {
             let _ = events.send(finished).await;
         }));
         stream
+    }
+
+    async fn embed(&self, texts: Texts) -> Result<Embedded, EngineFault> {
+        if self.info.kind == PoolKind::Generation {
+            return Err(EngineFault::wrong_kind(&self.info.model, "answers conversations"));
+        }
+        let Inputs::Texts(texts) = texts.embedding.embed else {
+            let message = "the script knows no token ids".to_owned();
+            return Err(EngineFault::BadRequest { code: "invalid_value".to_owned(), param: None, message });
+        };
+        let (mut bytes, mut tokens) = (Vec::new(), 0usize);
+        for text in &texts {
+            self.clock.sleep_until(self.clock.now().after(self.tick)).await;
+            self.steps.fetch_add(1, Ordering::Relaxed);
+            bytes.extend(vector_of(text).iter().flat_map(|number| number.to_le_bytes()));
+            tokens = tokens.saturating_add(text.chars().count());
+        }
+        Ok(Embedded { tokens: u32::try_from(tokens).unwrap_or(u32::MAX), dimensions: 4, bytes: bytes.into() })
     }
 }
 

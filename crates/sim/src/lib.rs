@@ -8,7 +8,7 @@ mod outage;
 mod upstream;
 mod world;
 
-pub use engine::{BAD_PROMPT, Faults, Runs, ScriptedEngine, answer_to, choice_of};
+pub use engine::{BAD_PROMPT, Faults, Runs, ScriptedEngine, answer_to, choice_of, vector_of};
 pub use kernel::{Group, Kernel};
 pub use outage::Outage;
 pub use upstream::{Play, ScriptedUpstream};

@@ -7,7 +7,7 @@ use penstock_policy::classes::Class;
 use penstock_policy::gcra::Limit;
 use penstock_policy::id::{PoolId, TenantId, WorkerId};
 use penstock_service::config::Timing;
-use penstock_service::ports::{Clock, Control, Pool, Tenant, TenantLimits};
+use penstock_service::ports::{Clock, Control, Pool, PoolKind, Tenant, TenantLimits};
 use penstock_service::{ApiKey, Consumer, Ports, Service, Workplace};
 use penstock_sqlite::{DiskBlobs, Sqlite};
 
@@ -36,7 +36,7 @@ pub struct World {
 }
 
 impl World {
-    /// A deployment with one tenant, one pool of the scripted model and no worker.
+    /// A deployment with one tenant, a pool of the scripted model, one of its encoder, and no worker.
     ///
     /// # Errors
     /// If the store cannot be made or written.
@@ -62,10 +62,13 @@ impl World {
         let tenant = Tenant::new(TenantId::new("tenant")?, Class::P0, limits, kernel.now());
         let scripted = Pool::new(pool_id()?, "scripted", 4096, kernel.now());
         let pool = Pool { tokens_per_byte: 1.0, usual_output_tokens: 32, ..scripted };
+        let encoder = Pool::new(encoder_pool_id()?, "scripted-vectors", 64, kernel.now());
+        let encoder = Pool { tokens_per_byte: 1.0, kind: PoolKind::Embedding, ..encoder };
         futures_util::FutureExt::now_or_never(async {
             sqlite.put_key(&key.record(tenant.id.clone())).await?;
             sqlite.put_tenant(&tenant).await?;
-            sqlite.put_pool(&pool).await
+            sqlite.put_pool(&pool).await?;
+            sqlite.put_pool(&encoder).await
         })
         .ok_or("the store in memory answers at once")??;
         let (key, runs) = (key.expose(), Runs::default());
@@ -122,6 +125,18 @@ impl World {
         self.start_worker_of(&pool_id()?, slots, tick, Faults::default())
     }
 
+    /// Starts a worker process that makes vectors.
+    ///
+    /// # Errors
+    /// Never in fact; the names are well-formed.
+    pub fn start_encoder(
+        &mut self,
+        slots: u32,
+        tick: Duration,
+    ) -> Result<(Group, Consumer), Box<dyn std::error::Error>> {
+        self.start(&encoder_pool_id()?, slots, tick, ScriptedEngine::encoding)
+    }
+
     /// Starts a worker process of another pool, or one that fails.
     ///
     /// # Errors
@@ -133,6 +148,16 @@ impl World {
         tick: Duration,
         faults: Faults,
     ) -> Result<(Group, Consumer), Box<dyn std::error::Error>> {
+        self.start(pool, slots, tick, |engine| engine.failing(faults))
+    }
+
+    fn start(
+        &mut self,
+        pool: &PoolId,
+        slots: u32,
+        tick: Duration,
+        make: impl FnOnce(ScriptedEngine) -> ScriptedEngine,
+    ) -> Result<(Group, Consumer), Box<dyn std::error::Error>> {
         let group = Group(self.next_worker);
         self.next_worker += 1;
         let ports = ports(&self.kernel, &self.sqlite, group);
@@ -140,7 +165,7 @@ impl World {
         let engine = ScriptedEngine::new(Arc::new(self.kernel.clone()), Arc::clone(&spawner), slots, tick);
         let consumer = Consumer::new(Workplace {
             service: Arc::new(Service::new(ports, self.timing, b"sim")),
-            engine: Arc::new(engine.failing(faults).counted(self.runs.clone())),
+            engine: Arc::new(make(engine).counted(self.runs.clone())),
             pool: pool.clone(),
             worker: WorkerId::new(&format!("worker-{}", group.0))?,
         });
@@ -157,6 +182,10 @@ impl World {
 
 fn pool_id() -> Result<PoolId, penstock_policy::id::InvalidId> {
     PoolId::new("default")
+}
+
+fn encoder_pool_id() -> Result<PoolId, penstock_policy::id::InvalidId> {
+    PoolId::new("encoder")
 }
 
 fn ports(kernel: &Kernel, sqlite: &Sqlite, group: Group) -> Ports {

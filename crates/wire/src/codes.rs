@@ -62,7 +62,12 @@ pub const ERROR_CODES: &[ErrorCode] = &[
     of_client(400, "unsupported_parameter", "A field asks for what is not offered; leaving it out helps."),
     of_client(400, "invalid_prompt", "The model's chat template refuses the conversation."),
     of_client(400, "untokenizable_prompt", "The model knows none of the characters of the prompt."),
-    of_client(400, "context_length_exceeded", "The prompt alone fills the model's context."),
+    of_client(
+        400,
+        "context_length_exceeded",
+        "The prompt alone fills the model's context, or an input is longer than it.",
+    ),
+    of_client(400, "wrong_model_kind", "The model answers, or makes vectors, and was asked for the other."),
     of_client(400, "previous_response_not_found", "`previous_response_id` names nothing that was kept."),
     ErrorCode {
         code: "invalid_api_key",

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chat::{Completion, Usage};
 use crate::completions::TextCompletion;
+use crate::embeddings::EmbeddingList;
 use crate::error::ErrorObject;
 use crate::responses::Response;
 
@@ -18,6 +19,8 @@ pub enum JobResult {
     Text(TextCompletion),
     /// `response`.
     Response(Box<Response>),
+    /// `list`, of vectors, with numbers as numbers.
+    Embeddings(EmbeddingList),
 }
 
 /// A job as its tenant sees it.

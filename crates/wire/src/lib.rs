@@ -7,6 +7,7 @@ pub mod admin;
 pub mod chat;
 pub mod codes;
 pub mod completions;
+pub mod embeddings;
 pub mod error;
 pub mod explain;
 pub mod job;

@@ -304,7 +304,7 @@ impl Answer {
                 text.drain(..cut);
             }
             // A call is told whole or not at all.
-            Part::Call { .. } => return seen == 0,
+            Part::Call { .. } | Part::Vectors(_) => return seen == 0,
         }
         part.bytes() > 0
     }
@@ -345,6 +345,7 @@ mod tests {
         let text = |part: &Part| match part {
             Part::Content(text) | Part::Reasoning(text) => text.clone(),
             Part::Call { name, arguments } => format!("[{name}{arguments}]"),
+            Part::Vectors(_) => String::new(),
         };
         growth.parts.iter().map(text).collect()
     }
@@ -453,7 +454,7 @@ mod tests {
                 skip -= seen;
                 match part {
                     Part::Content(text) | Part::Reasoning(text) => drop(text.drain(..seen)),
-                    Part::Call { .. } => return seen == 0,
+                    Part::Call { .. } | Part::Vectors(_) => return seen == 0,
                 }
                 part.bytes() > 0
             });

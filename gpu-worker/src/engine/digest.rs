@@ -54,7 +54,8 @@ impl fmt::Display for Digest {
     }
 }
 
-/// The digest of a model's parts. `<graph>.data` beside the graph is included if it exists.
+/// The digest of a model's parts. `<graph>.data` or `<graph>_data` beside the graph, as exporters name weights, is included
+/// if it exists.
 ///
 /// # Errors
 /// The file that cannot be read, and why.
@@ -65,11 +66,13 @@ pub fn of_folder(graph: &Path, tokenizer: &Path, template: &str) -> Result<Diges
         move |error| (path, error)
     };
     let quantized = absorb(&mut hash, "graph", graph).map_err(at(graph))?;
-    let mut data = OsString::from(graph);
-    data.push(".data");
-    let data = PathBuf::from(data);
-    if data.try_exists().map_err(at(&data))? {
-        absorb(&mut hash, "data", &data).map_err(at(&data))?;
+    for suffix in [".data", "_data"] {
+        let mut data = OsString::from(graph);
+        data.push(suffix);
+        let data = PathBuf::from(data);
+        if data.try_exists().map_err(at(&data))? {
+            absorb(&mut hash, "data", &data).map_err(at(&data))?;
+        }
     }
     absorb(&mut hash, "tokenizer", tokenizer).map_err(at(tokenizer))?;
     frame(&mut hash, "template", template.len() as u64);

@@ -2,13 +2,17 @@
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use penstock_policy::batch::{self, InvalidConfig};
-use penstock_service::ports::EngineInfo;
+use penstock_policy::window;
+use penstock_service::ports::{EngineInfo, PoolKind};
 
 use super::decoder::{Cancel, ChosenTokens, Decoder, DecoderFault};
 use super::device::Device;
 use super::digest::Quantized;
+use super::encoder::folder::EncoderError;
+use super::encoder::load::{EncoderFault, EncoderGraphError};
 use super::graph_bytes::reads_faster_in_single_precision;
 use super::intake::Intake;
 use super::memory::Shortage;
@@ -53,7 +57,17 @@ pub struct EngineConfig {
     pub reproducibility: Reproducibility,
     /// Whose attention computes, on a processor.
     pub kernels: Kernels,
+    /// How long an encoder waits for more texts to run together with those it has.
+    pub window: Duration,
+    /// The most tokens of an encoder's call, padding included; fewer if they do not fit into memory or would take long.
+    pub call_tokens: NonZeroU32,
 }
+
+/// The usual window of an encoder.
+pub const WINDOW: Duration = Duration::from_millis(100);
+
+/// The usual bound of an encoder's call: more tokens are read no faster, on processors at least.
+const CALL_TOKENS: NonZeroU32 = NonZeroU32::MIN.saturating_add(8191);
 
 /// Whether an answer may depend on what happens to run beside it, and on how often it changed hands.
 ///
@@ -86,11 +100,13 @@ impl EngineConfig {
             step_tokens: 512,
             reproducibility: Reproducibility::Exact,
             kernels: Kernels::Ours,
+            window: WINDOW,
+            call_tokens: CALL_TOKENS,
         }
     }
 
     /// The model's name.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         let folder = || {
             let folder = self.model_dir.canonicalize().ok()?;
             Some(folder.file_name()?.to_string_lossy().into_owned())
@@ -122,6 +138,23 @@ pub enum LoadError {
     /// The model fails on its first tokens.
     #[error("the model does not run: {0}")]
     WarmUp(#[source] DecoderFault),
+    /// The window of an encoder lets nothing run.
+    #[error("`call_tokens`: {0}")]
+    Window(window::InvalidConfig),
+    /// An encoder's folder is not usable.
+    #[error(transparent)]
+    EncoderFolder(#[from] EncoderError),
+    /// An encoder's graph is not usable, or does not fit.
+    #[error("{}: {source}", graph.display())]
+    EncoderGraph {
+        /// The graph's file.
+        graph: PathBuf,
+        /// Why.
+        source: EncoderGraphError,
+    },
+    /// An encoder fails on its first texts.
+    #[error(transparent)]
+    Encoder(EncoderFault),
     /// The system gives no thread.
     #[error("cannot start the engine's threads: {0}")]
     Thread(#[source] std::io::Error),
@@ -175,6 +208,7 @@ pub fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
     let Warm { slots, tokens_per_second, longest_call } = warm;
     let info = EngineInfo {
         model: config.name(),
+        kind: PoolKind::Generation,
         digest: folder.digest.to_string(),
         context_length,
         slots,

@@ -13,9 +13,11 @@
 //! | [`form`], [`guide`] | which tokens the demanded form allows |
 //! | [`sampler`], `draw`, `likelihood` | from logits to a token |
 //! | [`detokenizer`], [`stops`], [`dialect`], [`channels`], `tool_call`, [`answer`] | from tokens to what may be shown |
+//! | [`encoder`] | models that turn texts into vectors |
 //! | [`ort`], [`attention`], [`graph_bytes`] | the model itself |
 
 pub mod answer;
+mod any;
 pub mod attention;
 pub mod channels;
 pub mod decoder;
@@ -24,6 +26,7 @@ pub mod device;
 pub mod dialect;
 pub mod digest;
 mod draw;
+pub mod encoder;
 pub mod form;
 pub mod graph;
 pub mod graph_bytes;
@@ -60,6 +63,8 @@ use async_trait::async_trait;
 use penstock_service::ports::{Engine, EngineFault, EngineInfo, Sequence, TokenEvent, TokenStream};
 use tokio::sync::mpsc;
 
+pub use self::any::AnyEngine;
+pub use self::encoder::EncoderEngine;
 use self::intake::Intake;
 pub use self::load::{EngineConfig, LoadError, Reproducibility};
 use self::metrics::{Metrics, Recorder};

@@ -15,7 +15,7 @@ use super::watchdog::Pulse;
 
 /// So many sequences in a row without one that ends well, and the model is taken to be broken: memory of a GPU that went
 /// bad gives no numbers from then on, and only a new process mends that.
-const MOST_FAULTS: u32 = 16;
+pub(super) const MOST_FAULTS: u32 = 16;
 
 /// What the thread shares with the engine's owner.
 #[derive(Clone)]

@@ -62,7 +62,8 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The ids of a raw prompt, which no template has written: with the special tokens that the model's texts begin with.
+    /// The ids of a text that no template has written, a raw prompt or what an encoder reads: with the special tokens that
+    /// the tokenizer puts around texts.
     ///
     /// # Errors
     /// [`TokenizerError`] if the tokenizer fails.

@@ -81,6 +81,7 @@ impl Reply {
             match part {
                 Part::Content(text) | Part::Reasoning(text) => self.text += text,
                 Part::Call { name, arguments } => self.text.extend([name.as_str(), arguments]),
+                Part::Vectors(_) => {}
             }
             Part::append(&mut self.parts, part.clone());
         }

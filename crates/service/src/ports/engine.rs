@@ -5,13 +5,15 @@ use penstock_policy::classes::Class;
 use penstock_policy::id::{JobId, TenantId};
 use tokio::sync::mpsc;
 
-use super::{FinishReason, Generation, Part, TokenLogprob};
+use super::{Embedded, FinishReason, Generation, Part, PoolKind, Texts, TokenLogprob};
 
 /// What an engine runs and how much of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineInfo {
     /// The model's name.
     pub model: String,
+    /// What it makes.
+    pub kind: PoolKind,
     /// A digest of the weights and the tokenizer: answers may only be continued by the same digest.
     pub digest: String,
     /// The most tokens prompt and answer may have together.
@@ -101,6 +103,18 @@ pub enum EngineFault {
     Preempted,
 }
 
+impl EngineFault {
+    /// The model does something else than it was asked for.
+    #[must_use]
+    pub fn wrong_kind(model: &str, does: &str) -> Self {
+        Self::BadRequest {
+            code: "wrong_model_kind".to_owned(),
+            param: Some("model".to_owned()),
+            message: format!("the model '{model}' {does}"),
+        }
+    }
+}
+
 /// Events of one sequence. Dropping it cancels the sequence: its slot is free at the next step.
 pub type TokenStream = mpsc::Receiver<TokenEvent>;
 
@@ -120,4 +134,13 @@ pub trait Engine: Send + Sync {
     /// Starts a sequence. The caller starts no more than [`EngineInfo::slots`] at a time; a further one waits for a
     /// slot. Errors come as [`TokenEvent::Failed`].
     async fn start(&self, sequence: Sequence) -> TokenStream;
+
+    /// Turns texts into vectors; dropping the future gives them up. A model that generates refuses, as one that makes
+    /// vectors refuses to generate.
+    ///
+    /// # Errors
+    /// [`EngineFault`], of the whole request: there are no vectors of some of its inputs.
+    async fn embed(&self, _texts: Texts) -> Result<Embedded, EngineFault> {
+        Err(EngineFault::wrong_kind(&self.info().model, "answers conversations: ask it at /v1/chat/completions"))
+    }
 }

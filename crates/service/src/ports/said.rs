@@ -1,5 +1,7 @@
 //! What an answer says: its parts by channel, and how likely its tokens were.
 
+use super::{VectorPlace, Vectors};
+
 /// A stretch of an answer. Which model says what in which channel is the worker's knowledge; everybody else goes by
 /// this.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub enum Part {
         /// The arguments as the model wrote them: a JSON object.
         arguments: String,
     },
+    /// The vectors of all inputs. Never in pieces, and the only part of its answer.
+    Vectors(Vectors),
 }
 
 impl Part {
@@ -24,6 +28,10 @@ impl Part {
         match self {
             Self::Content(text) | Self::Reasoning(text) => text.len(),
             Self::Call { name, arguments } => name.len().saturating_add(arguments.len()),
+            Self::Vectors(vectors) => match &vectors.place {
+                VectorPlace::Inline(bytes) => bytes.len(),
+                VectorPlace::Blob(key) => key.as_str().len(),
+            },
         }
     }
 

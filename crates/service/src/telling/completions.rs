@@ -101,7 +101,7 @@ impl Telling for CompletionsTelling {
 fn plain(part: &Part) -> &str {
     match part {
         Part::Content(text) | Part::Reasoning(text) => text,
-        Part::Call { .. } => "",
+        Part::Call { .. } | Part::Vectors(_) => "",
     }
 }
 

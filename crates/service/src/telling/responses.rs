@@ -322,6 +322,8 @@ impl Telling for ResponseTelling {
                 Part::Content(text) => self.speak(Channel::Message, text),
                 Part::Reasoning(text) => self.speak(Channel::Reasoning, text),
                 Part::Call { name, arguments } => self.call(name, arguments),
+                // The answer to another question than a conversation.
+                Part::Vectors(_) => String::new(),
             };
             frames.push_str(&more);
         }

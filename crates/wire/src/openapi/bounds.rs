@@ -46,6 +46,16 @@ pub(super) fn lay_over(schemas: &mut Map<String, Value>) {
             ],
         ),
         (
+            "EmbeddingsRequest",
+            vec![
+                names(&["model", "input"]),
+                json!({ "properties": {
+                    "encoding_format": { "enum": ["float", "base64", null] },
+                    "dimensions": { "minimum": 1 },
+                } }),
+            ],
+        ),
+        (
             "ResponseRequest",
             vec![
                 names(&["model", "input"]),

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::chat::request::RawRequest;
 use crate::codes::{ERROR_CODES, Retry};
 use crate::completions::request::RawCompletion;
+use crate::embeddings::RawEmbeddings;
 use crate::error::ErrorBody;
 use crate::responses::request::RawResponse;
 use operations::{OPERATIONS, Operation};
@@ -58,6 +59,7 @@ fn schemas() -> Map<String, Value> {
     requests.subschema_for::<RawRequest>();
     requests.subschema_for::<RawCompletion>();
     requests.subschema_for::<RawResponse>();
+    requests.subschema_for::<RawEmbeddings<'_>>();
     let mut answers = generator(SchemaSettings::draft2020_12().for_serialize());
     answers.subschema_for::<ErrorBody>();
     for operation in OPERATIONS {

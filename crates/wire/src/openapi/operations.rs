@@ -5,6 +5,7 @@ use schemars::generate::SchemaGenerator;
 
 use crate::chat::Completion;
 use crate::completions::TextCompletion;
+use crate::embeddings::EmbeddingList;
 use crate::explain::Explanation;
 use crate::job::Job;
 use crate::models::{Model, ModelList};
@@ -110,6 +111,19 @@ pub(super) const OPERATIONS: &[Operation] = &[
         parameters: &[KEY],
         request: Some("CompletionRequest"),
         answers: &[json(SchemaGenerator::subschema_for::<TextCompletion>), events(None)],
+        refusals: ASKING,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/embeddings",
+        id: "createEmbedding",
+        tag: INFERENCE,
+        summary: "Turn texts or token ids into vectors",
+        told: "A vector for each input.",
+        needs_key: true,
+        parameters: &[KEY],
+        request: Some("EmbeddingsRequest"),
+        answers: &[json(SchemaGenerator::subschema_for::<EmbeddingList>)],
         refusals: ASKING,
     },
     Operation {
