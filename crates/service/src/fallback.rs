@@ -325,7 +325,8 @@ impl Service {
             Some(text) if consent.default_answer && asking.wanted.makes_text() => {
                 self.take_request(asking.tenant, asking.now).await?;
                 let answer = OutsideAnswer::configured(text, asking.wanted.answers());
-                Ok(self.made_outside(asking, answer, By::DefaultAnswer, UsdMicros::ZERO))
+                let id = JobId::new(asking.now, self.ports.entropy.draw());
+                Ok(made_outside(asking, id, answer, By::DefaultAnswer, UsdMicros::ZERO))
             }
             Some(_) | None => Err(refusal),
         }
@@ -384,13 +385,14 @@ impl Service {
 
     async fn outside(self: &Arc<Self>, asking: &Asking<'_>, name: &str) -> Result<Option<Obtained>, ApiError> {
         let (Some(request), Ok(name)) = (asking.wanted.chat(), UpstreamId::new(name)) else { return Ok(None) };
+        let id = JobId::new(asking.now, self.ports.entropy.draw());
         // The same for each of the client's own tries that bear a key of its.
         let key = match &asking.asked.idempotency_key {
             Some(key) => marker_key(&self.marker_secret, &asking.tenant.id, &KeyOf::Idempotency(key)).digest,
-            None => JobId::new(asking.now, self.ports.entropy.draw()).to_string(),
+            None => id.to_string(),
         };
-        match self.ask_upstream(&name, asking.tenant, request, asking.home, format!("penstock-{key}")).await {
-            Ok((answer, cost)) => Ok(Some(self.made_outside(asking, answer, By::Upstream(name), cost))),
+        match self.ask_upstream(&name, asking.tenant, request, asking.home, (id, format!("penstock-{key}"))).await {
+            Ok((answer, cost)) => Ok(Some(made_outside(asking, id, answer, By::Upstream(name), cost))),
             Err(Unanswered::Refused(refusal)) => Err(refusal),
             Err(reason @ (Unanswered::NotOffered | Unanswered::Spent | Unanswered::Closed | Unanswered::Failed)) => {
                 tracing::info!(upstream = %name, ?reason, "an upstream does not answer in a pool's place");
@@ -398,24 +400,24 @@ impl Service {
             }
         }
     }
+}
 
-    fn made_outside(&self, asking: &Asking<'_>, answer: OutsideAnswer, by: By, cost: UsdMicros) -> Obtained {
-        let id = JobId::new(asking.now, self.ports.entropy.draw());
-        let admission = Admission {
-            job: id,
-            shown: id,
-            how: How::Elsewhere,
-            wait: None,
-            promise: None,
-            class: asking.class,
-            levels: None,
-            created: asking.now,
-            kept: None,
-            hold: None,
-        };
-        let source = Source { words: Words::Outside(Box::new(answer)), probe: None };
-        Obtained { admission, source, made: Made { tier: asking.tier, by, cost: Some(cost) } }
-    }
+/// An answer that no job stands behind.
+fn made_outside(asking: &Asking<'_>, id: JobId, answer: OutsideAnswer, by: By, cost: UsdMicros) -> Obtained {
+    let admission = Admission {
+        job: id,
+        shown: id,
+        how: How::Elsewhere,
+        wait: None,
+        promise: None,
+        class: asking.class,
+        levels: None,
+        created: asking.now,
+        kept: None,
+        hold: None,
+    };
+    let source = Source { words: Words::Outside(Box::new(answer)), probe: None };
+    Obtained { admission, source, made: Made { tier: asking.tier, by, cost: Some(cost) } }
 }
 
 /// Fallbacks in the order in which they are tried, kind by kind whatever the order in which they are configured; within a

@@ -13,7 +13,7 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use penstock_policy::degrade::{Order, Tier};
 use penstock_policy::id::{KeyId, Nonce, PoolId, TenantId, WorkerId};
-use penstock_policy::tenant::FallbackConsent;
+use penstock_policy::tenant::{Budget, FallbackConsent, Period, TenantLimits};
 use penstock_policy::time::Timestamp;
 use penstock_service::config::Timing;
 use penstock_service::ports::{
@@ -429,6 +429,24 @@ fn a_budget_that_is_spent_is_not_overspent_and_unused_money_comes_back() {
     pass(&world, Duration::from_secs(24 * 3600));
     close(&world, "default", Order::Fallbacks);
     assert_eq!(ask(&world, "0123456789", &json!({})).status, StatusCode::OK, "another day");
+}
+
+#[test]
+fn a_tenants_own_budget_holds_outside_too() {
+    let only = FallbackConsent { upstream: true, ..FallbackConsent::default() };
+    let Outer { world, upstream } = closed(16, only, "100", vec![says(&["a", "b"])]);
+    let control = &world.service.ports().control;
+    let tenant = now(control.tenant(&TenantId::new("tenant").unwrap())).unwrap().unwrap();
+    let budget = Some(Budget { usd_micros: 100_000, period: Period::Day });
+    let limits = TenantLimits { budget, ..tenant.limits };
+    now(control.put_tenant(&Tenant { limits, ..tenant })).unwrap();
+    let mut answered = 0;
+    while ask(&world, "0123456789", &json!({"max_tokens": 32})).status == StatusCode::OK {
+        answered += 1;
+        pass(&world, Duration::from_millis(10));
+        assert!(answered < 100);
+    }
+    assert_eq!((answered, upstream.calls().len()), (23, 23), "each is held at 33,000 micro-dollars and costs 3,000");
 }
 
 /// Stores that can be gone.

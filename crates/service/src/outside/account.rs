@@ -8,11 +8,12 @@ use penstock_policy::admission::{self, Estimate, Measure};
 use penstock_policy::cost::{Price, UsdMicros};
 use penstock_policy::decision::{Refusal, Why};
 use penstock_policy::gcra::{Limit, Spent};
-use penstock_policy::id::TenantId;
+use penstock_policy::id::{JobId, TenantId};
 use penstock_policy::time::Timestamp;
 use penstock_wire::chat::ChatRequest;
 
-use super::Unanswered;
+use super::budget::{BudgetHold, Exhausted};
+use super::{TOTAL, Unanswered, nothing};
 use crate::Service;
 use crate::error::ApiError;
 use crate::limits::refused;
@@ -33,20 +34,22 @@ pub(super) struct Account {
     tokens_per_byte: f64,
     tenant_taken: Reservation,
     spend_taken: Reservation,
+    budget: Option<BudgetHold>,
 }
 
 impl Account {
     /// Takes what the answer is expected to need.
     ///
     /// # Errors
-    /// [`Unanswered::Refused`] by the tenant's limits, [`Unanswered::Spent`] by the upstream's budget; nothing is taken
-    /// then. A store that does not answer is a refusal: without it nobody counts the money.
+    /// [`Unanswered::Refused`] by the tenant's limits, [`Unanswered::Spent`] by the upstream's budget or the tenant's;
+    /// nothing is taken then. A store that does not answer is a refusal: without it nobody counts the money.
     pub(super) async fn open(
         service: &Arc<Service>,
         config: &UpstreamConfig,
         tenant: &Tenant,
         request: &ChatRequest,
         pool: &Pool,
+        id: JobId,
         now: Timestamp,
     ) -> Result<Self, Unanswered> {
         let expected = expected(request, pool);
@@ -66,8 +69,8 @@ impl Account {
             Some(take) => limits.take(&take, service.nonce(), now).await.map_err(failed)?,
             None => return Err(Unanswered::NotOffered),
         };
-        match spent {
-            TakeOutcome::Granted { reservation: spend_taken, .. } => Ok(Self {
+        let mut account = match spent {
+            TakeOutcome::Granted { reservation: spend_taken, .. } => Self {
                 service: Arc::clone(service),
                 tenant: tenant.id.clone(),
                 price: config.price,
@@ -75,12 +78,27 @@ impl Account {
                 tokens_per_byte: pool.tokens_per_byte,
                 tenant_taken,
                 spend_taken,
-            }),
+                budget: None,
+            },
             TakeOutcome::Refused { .. } => {
                 if let Err(error) = limits.refund(&tenant_taken, now).await {
                     tracing::warn!(%error, "tokens of a request that could not be answered are not given back");
                 }
+                return Err(Unanswered::Spent);
+            }
+        };
+        match BudgetHold::open(limits, tenant, id, cost, TOTAL, now).await {
+            Ok(Ok(hold)) => {
+                account.budget = hold;
+                Ok(account)
+            }
+            Ok(Err(Exhausted)) => {
+                account.settle(&nothing(1));
                 Err(Unanswered::Spent)
+            }
+            Err(error) => {
+                account.settle(&nothing(1));
+                Err(failed(error))
             }
         }
     }
@@ -129,6 +147,9 @@ impl Account {
                 if let Err(error) = self.service.ports.limits.refund(&back, now).await {
                     tracing::warn!(%error, "what an upstream's answer did not use is not given back");
                 }
+            }
+            if let Some(hold) = &self.budget {
+                hold.close(cost, now).await;
             }
             if used > 0 {
                 self.service.add_usage(&self.tenant, &Charge::outside(&answer, cost), now).await;

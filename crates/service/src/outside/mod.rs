@@ -9,6 +9,7 @@
 
 mod account;
 mod asking;
+mod budget;
 mod reading;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +21,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use penstock_policy::breaker::{Outcome, Permit};
 use penstock_policy::cost::UsdMicros;
-use penstock_policy::id::{Epoch, UpstreamId};
+use penstock_policy::id::{Epoch, JobId, UpstreamId};
 use penstock_policy::job::Position;
 use penstock_policy::retry::full_jitter;
 use penstock_policy::time::Timestamp;
@@ -249,7 +250,7 @@ impl Service {
         tenant: &Tenant,
         request: &ChatRequest,
         pool: &Pool,
-        idempotency_key: String,
+        (id, idempotency_key): (JobId, String),
     ) -> Result<(OutsideAnswer, UsdMicros), Unanswered> {
         let now = self.ports.clock.now();
         let door = Arc::clone(self.doors.get(name).ok_or(Unanswered::NotOffered)?);
@@ -259,7 +260,7 @@ impl Service {
         if door.busy_until() > now {
             return Err(Unanswered::Closed);
         }
-        let account = Account::open(self, config, tenant, request, pool, now).await?;
+        let account = Account::open(self, config, tenant, request, pool, id, now).await?;
         let cost = account.expected_cost();
         let call = UpstreamCall { body, idempotency_key };
         let mut tries = 0;
