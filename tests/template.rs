@@ -309,15 +309,22 @@ fn queues_keep_messages_longer_than_their_class_is_patient_and_payloads_longer_s
     }
     let buckets = resources("AWS::S3::Bucket");
     let rules = buckets["PayloadBucket"]["Properties"]["LifecycleConfiguration"]["Rules"].as_array().unwrap();
-    let writers = [("req/", "crates/service/src/draft.rs"), ("res/", "crates/service/src/work/embedding.rs")];
-    for (prefix, writer) in writers {
-        let rule = rules.iter().find(|rule| rule["Prefix"] == prefix).unwrap();
-        let days = rule["ExpirationInDays"].as_u64().unwrap();
-        assert!(
-            Duration::from_secs(days * 24 * 3600) > longest,
-            "{prefix}: it could vanish before its message or record"
-        );
-        assert!(source(writer).contains(&format!("\"{prefix}{{}}-")), "{writer} writes elsewhere");
+    let expiring: Vec<&Value> = rules.iter().filter(|rule| rule["ExpirationInDays"].is_u64()).collect();
+    let days = |prefix: &str| {
+        let rule = expiring.iter().find(|rule| rule["Prefix"] == prefix);
+        Duration::from_secs(rule.unwrap()["ExpirationInDays"].as_u64().unwrap() * 24 * 3600)
+    };
+    assert_eq!(expiring.len(), 4);
+    assert!(days("req/") > longest, "a payload could vanish before its message");
+    assert!(days("res/") > longest, "vectors could vanish before their record");
+    let life = penstock_policy::cache::LONGEST.mul_f64(1.3) + penstock_policy::cache::STALE_FOR;
+    assert!(days("kept/") > life, "a kept answer could vanish before its entry");
+    assert!(days("resp/") >= days("req/"), "a response could vanish before its job");
+    let writers =
+        [("req/", "draft.rs"), ("res/", "work/embedding.rs"), ("kept/", "keeping.rs"), ("resp/", "responses/noted.rs")];
+    for (prefix, file) in writers {
+        let code = source(&format!("crates/service/src/{file}"));
+        assert!(code.contains(&format!("\"{prefix}{{")), "{prefix} lies elsewhere");
     }
 }
 
