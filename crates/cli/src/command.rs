@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use penstock_gpu_worker::engine::device::Device;
 
+use crate::simulate_command::Simulate;
 use crate::tenant_command::{Place, TenantCommand, parse_time};
 use crate::upstream::UpstreamArgs;
 
@@ -56,6 +57,9 @@ pub(crate) enum Command {
   penstock breaker my-model --refuse --for 1h
   penstock breaker my-model --clear")]
     Breaker(Breaker),
+    /// Forecast, plan or buy spot on recorded load, by the code that runs, beside what others would have done.
+    #[command(subcommand)]
+    Simulate(Simulate),
 }
 
 /// `penstock breaker`.

@@ -67,6 +67,10 @@ pub(crate) enum CliError {
     Name(#[source] penstock_policy::id::InvalidId),
     #[error("the engine has died; its last words are above. What waits stays queued: start again")]
     Died,
+    #[error("{0}")]
+    Trace(#[from] penstock_sim::trace::TraceError),
+    #[error("the result cannot be printed: {0}")]
+    Print(#[source] std::io::Error),
     #[error("cannot listen for signals: {0}")]
     Signals(#[source] std::io::Error),
 }

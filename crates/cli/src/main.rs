@@ -12,6 +12,8 @@ mod model;
 mod onnx_runtime;
 mod paths;
 mod ready;
+mod simulate;
+mod simulate_command;
 mod staff;
 mod tenant;
 mod tenant_command;
@@ -37,7 +39,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let engine = match &cli.command {
         Command::Up(Up { engine, .. }) | Command::Ask(Ask { engine, .. }) => Some(engine),
-        Command::Tenant(_) | Command::Explain(_) | Command::Breaker(_) => None,
+        Command::Tenant(_) | Command::Explain(_) | Command::Breaker(_) | Command::Simulate(_) => None,
     };
     if let Some(engine) = engine
         && let Err(error) = device::show(&engine.device, std::env::var_os("CUDA_VISIBLE_DEVICES").as_deref())
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Tenant(args) => runtime.block_on(tenant::run(args)),
         Command::Explain(args) => runtime.block_on(explain::run(args)),
         Command::Breaker(args) => runtime.block_on(breaker::run(args)),
+        Command::Simulate(what) => simulate::run(&what),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

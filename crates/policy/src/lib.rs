@@ -16,6 +16,8 @@ pub mod cost;
 pub mod decision;
 pub mod degrade;
 pub mod fair;
+pub mod fleet;
+pub mod forecast;
 pub mod gcra;
 pub mod hot;
 pub mod id;

@@ -1,6 +1,19 @@
 //! The whole service in virtual time: one event kernel that is clock, executor and chance at once, seeded, so that a
 //! run replays exactly, with the real use cases on the real SQLite adapters and a scripted engine in place of ONNX
 //! Runtime.
+//!
+//! And the fleet's decisions on recorded load: forecasts ([`forecasting`]), fleets ([`planning`]) and spot markets
+//! ([`spot`]) beside what others would have done, by the very functions of policy that run.
+
+pub mod bars;
+pub mod baselines;
+pub mod fluid;
+pub mod forecasting;
+pub mod planning;
+pub mod report;
+pub mod score;
+pub mod spot;
+pub mod trace;
 
 mod engine;
 mod kernel;

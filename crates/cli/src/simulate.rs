@@ -1,0 +1,97 @@
+//! `penstock simulate`: forecasts, fleets and spot markets on recorded load, by the code that runs.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use penstock_sim::forecasting::{self, Scored};
+use penstock_sim::spot::{Markets, Policy};
+use penstock_sim::trace::{Source, Trace, TraceError};
+use penstock_sim::{bars, planning, report, spot};
+use serde_json::Value;
+
+use crate::error::CliError;
+use crate::simulate_command::{Bars, Simulate, SimulateSpot, Simulated};
+
+/// Runs a simulation and prints what came out.
+///
+/// # Errors
+/// [`CliError`]: a trace cannot be read or is not what it should be, or the output cannot be written.
+pub(crate) fn run(what: &Simulate) -> Result<(), CliError> {
+    match what {
+        Simulate::Forecast(args) => {
+            let (trace, warm_up_days) = trace(args)?;
+            let scored = Scored { warm_up_days, until: trace.raw.len() };
+            let run = forecasting::run(&trace, scored, progress())?;
+            print(args.json, &report::forecast_json(&run), &report::forecast_table(&run))
+        }
+        Simulate::Plan(args) => {
+            let (trace, warm_up_days) = trace(args)?;
+            let run = planning::run(&trace, warm_up_days, trace.raw.len(), progress())?;
+            print(args.json, &report::plan_json(&run), &report::plan_table(&run))
+        }
+        Simulate::Spot(args) => spot(args),
+        Simulate::Bars(args) => measured(args),
+    }
+}
+
+fn trace(args: &Simulated) -> Result<(Trace, usize), CliError> {
+    let trace = Trace::read(&Source {
+        file: args.trace.clone(),
+        column: args.column.clone(),
+        step_secs: args.step,
+        start: args.start.clone(),
+        zone: args.tz.clone(),
+    })?;
+    let warm_up_days = args.warm_up.unwrap_or_else(|| trace.usual_warm_up_days());
+    Ok((trace, warm_up_days))
+}
+
+fn spot(args: &SimulateSpot) -> Result<(), CliError> {
+    let text = std::fs::read_to_string(&args.trace).map_err(|error| TraceError::Read(args.trace.clone(), error))?;
+    let markets = Markets::parse(&text)?;
+    let mut progress = progress();
+    let outcomes: Vec<_> = Policy::ALL
+        .into_iter()
+        .enumerate()
+        .map(|(done, policy)| {
+            progress(done as f64 / Policy::ALL.len() as f64);
+            (policy.name(), spot::run(&markets, policy, args.workers, i64::from(args.boot)))
+        })
+        .collect();
+    progress(1.0);
+    let name = args.trace.display().to_string();
+    print(args.json, &report::spot_json(&name, &outcomes), &report::spot_table(&name, &outcomes))
+}
+
+fn measured(args: &Bars) -> Result<(), CliError> {
+    let list = match &args.series {
+        Some(path) => std::fs::read_to_string(path).map_err(|error| TraceError::Read(path.clone(), error))?,
+        None => bars::KNOWN_SERIES.to_owned(),
+    };
+    let mut lost = Ok(());
+    bars::run(&list, &args.traces, &mut |line| {
+        if lost.is_ok() {
+            lost = writeln!(std::io::stdout(), "{line}");
+        }
+    })?;
+    lost.map_err(CliError::Print)
+}
+
+fn print(as_json: bool, json: &Value, table: &str) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    if as_json { writeln!(out, "{json:#}") } else { write!(out, "{table}") }.map_err(CliError::Print)
+}
+
+/// A bar on the terminal's standard error; nothing where nobody watches.
+fn progress() -> impl FnMut(f64) {
+    const WIDTH: usize = 40;
+    let (watched, mut shown) = (std::io::stderr().is_terminal(), usize::MAX);
+    move |share| {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a few columns")]
+        let done = ((share * WIDTH as f64) as usize).min(WIDTH);
+        if watched && done != shown {
+            shown = done;
+            let end = if done == WIDTH { "\r\x1b[K" } else { "" };
+            eprint!("\r[{}{}]{end}", "#".repeat(done), " ".repeat(WIDTH - done));
+        }
+    }
+}
