@@ -19,6 +19,10 @@
 //! chunks tile by tile, so that the last token of 129 may stand alone too. Where the chunks of a prompt end depends on who
 //! else is there; with this rule an answer does not. (Only a prompt of one token is read as one.)
 //!
+//! **Packed calls.** Attention over blocks has no such limits: a call takes any number of tokens of any number of sequences.
+//! There every call decodes all running sequences, and chunks of as many prompts as the budget has room for ride along
+//! ([`pack`]); nobody waits for anybody's prompt longer than one call.
+//!
 //! Edge cases: with nothing running a prompt gets whole chunks, nobody is delayed; a prompt without a cache row is
 //! eligible only while a row is free; an empty prompt never occurs (admission refuses it) and is passed over.
 
@@ -175,6 +179,29 @@ pub fn next(state: State, load: &Load<'_>, config: &Config) -> (Step, State) {
     (Step::Prefill { which, tokens }, State { spent, passed_over })
 }
 
+/// A chunk that rides along in a packed call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// The prompt's place in [`Load::waiting`].
+    pub which: usize,
+    /// How many of its tokens, by [`chunk`].
+    pub tokens: u32,
+}
+
+/// The next chunk to add to a packed call, which decodes `load.rows` sequences and has `taken` tokens of prompts already,
+/// and the state once it is added; `None` if nothing fits or waits. Prompts that are in the call already have nothing
+/// remaining. Linear in the number of waiting prompts.
+#[must_use]
+pub fn pack(state: State, load: &Load<'_>, taken: u32, config: &Config) -> Option<(Chunk, State)> {
+    let (which, prompt, passed_over) = pick(state, load, config)?;
+    let room = config.budget_tokens.saturating_sub(load.rows).saturating_sub(taken);
+    let tokens = chunk(prompt.remaining, config.chunk_tokens.min(room));
+    // Who is in the call is not passed over.
+    let oldest_is_in = load.waiting.first().is_some_and(|oldest| oldest.remaining == 0);
+    let passed_over = if oldest_is_in { 0 } else { passed_over };
+    (tokens > 0).then_some((Chunk { which, tokens }, State { spent: 0, passed_over }))
+}
+
 /// The tokens of a chunk: as many of the `remaining` ones as can be, `most` at most, such that none is read alone, in
 /// this chunk or later. 0 if there is no room for that; there is if `most` is at least 3.
 #[must_use]
@@ -248,6 +275,19 @@ mod tests {
         let bounds = config(4, 64, 32);
         assert_eq!(decide(State::default(), 0, &[], 4, &bounds).0, Step::Idle);
         assert_eq!(decide(State::default(), 0, &[queued(9)], 0, &bounds).0, Step::Idle);
+    }
+
+    #[test]
+    fn a_packed_call_takes_chunks_of_several_prompts_beside_all_rows() {
+        let bounds = config(4, 40, 32);
+        let add =
+            |state, waiting: &[Waiting], taken| pack(state, &Load { rows: 2, waiting, free_slots: 1 }, taken, &bounds);
+        let (first, state) = add(State::default(), &[prompt(50), queued(9)], 0).unwrap();
+        assert_eq!(first, Chunk { which: 1, tokens: 9 }, "the shortest rest first");
+        let (second, state) = add(state, &[prompt(50), queued(0)], 9).unwrap();
+        assert_eq!(second, Chunk { which: 0, tokens: 29 });
+        assert_eq!(add(state, &[prompt(0), queued(0)], 38), None);
+        assert_eq!(add(state, &[prompt(0), queued(30)], 38), None, "the call is full");
     }
 
     #[test]
@@ -356,6 +396,72 @@ mod tests {
     }
 
     proptest! {
+        /// Packed calls: every running sequence decodes in each, no call exceeds the budget, the oldest prompt that can be
+        /// read is never passed over for long, and all work gets done.
+        #[test]
+        fn packed_calls_keep_to_the_budget_and_nobody_starves(
+            slots in 1u32..6,
+            spare in 3u32..40,
+            longest in 3u32..24,
+            overtakes in 0u32..4,
+            arrivals in proptest::collection::vec((0u32..6, 1u32..60, 1u32..12, 0usize..4), 1..40),
+        ) {
+            let bounds = Config::new(slots, slots + spare, longest, overtakes).unwrap();
+            let mut state = State::default();
+            let mut arrivals: std::collections::VecDeque<_> = arrivals.into();
+            let (mut waiting, mut running): (Vec<Run>, Vec<Run>) = (Vec::new(), Vec::new());
+            let mut calls_without_the_oldest = 0;
+            for _ in 0..20_000 {
+                if let Some((delay, prompt, answer, class)) = arrivals.pop_front() {
+                    if delay > 0 {
+                        arrivals.push_front((delay - 1, prompt, answer, class));
+                    } else {
+                        let class = Class::ALL[class];
+                        waiting.push(Run { prompt, answer, class, placed: false, tokens_since_decode: 0 });
+                    }
+                }
+                let rows = u32::try_from(running.len()).unwrap();
+                let mut list: Vec<Waiting> = waiting
+                    .iter()
+                    .map(|run| Waiting {
+                        class: run.class,
+                        ..if run.placed { prompt(run.prompt) } else { queued(run.prompt) }
+                    })
+                    .collect();
+                let (mut taken, mut read) = (0, vec![0; waiting.len()]);
+                loop {
+                    let placed = u32::try_from(waiting.iter().filter(|run| run.placed).count()).unwrap();
+                    let load = Load { rows, waiting: &list, free_slots: slots - rows - placed };
+                    let Some((Chunk { which, tokens }, after)) = pack(state, &load, taken, &bounds) else {
+                        break;
+                    };
+                    prop_assert!(tokens > 0 && tokens <= longest && tokens <= waiting[which].prompt && read[which] == 0);
+                    state = after;
+                    taken += tokens;
+                    read[which] = tokens;
+                    list[which].remaining = 0;
+                    waiting[which].placed = true;
+                }
+                prop_assert!(rows + taken <= bounds.budget_tokens());
+                if rows == 0 && taken == 0 {
+                    prop_assert!(running.is_empty() && waiting.is_empty());
+                    if arrivals.is_empty() {
+                        break;
+                    }
+                }
+                let oldest_could = waiting.first().is_some_and(|run| run.placed);
+                calls_without_the_oldest = if oldest_could && read[0] == 0 { calls_without_the_oldest + 1 } else { 0 };
+                prop_assert!(calls_without_the_oldest <= overtakes);
+                running.iter_mut().for_each(|run| run.answer -= 1);
+                running.retain(|run| run.answer > 0);
+                waiting.iter_mut().zip(&read).for_each(|(run, tokens)| run.prompt -= tokens);
+                let (done, left) = waiting.into_iter().partition(|run| run.prompt == 0);
+                running.extend::<Vec<Run>>(done);
+                waiting = left;
+            }
+            prop_assert!(arrivals.is_empty() && waiting.is_empty() && running.is_empty());
+        }
+
         /// Plays whole days: random arrivals, every decision carried out. No round exceeds the budget, no running
         /// sequence and no placed prompt waits longer than promised, and all work gets done.
         #[test]

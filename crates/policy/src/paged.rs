@@ -7,9 +7,13 @@
 //! This is the bookkeeping. Which sequences begin alike is decided by comparing tokens ([`crate::prefix`]), so no hashes
 //! of blocks are kept; the numbers themselves are moved by whoever owns the memory.
 //!
+//! Tables of sequences that have ended keep their blocks for others that begin alike, until the memory is needed:
+//! [`Blocks::give_up`] says how many of them have to go, before anything is changed.
+//!
 //! Edge cases: growing by nothing takes nothing; a pool that is short changes nothing and says by how much; a table is
 //! given back by cutting it to nothing, and a table that is dropped without that keeps its blocks for ever, so tables
-//! cannot be cloned.
+//! cannot be cloned; giving up a table whose blocks others hold too frees nothing, and what it shared with one that grows
+//! need not be copied any more.
 
 /// Tokens of a block: what ONNX Runtime's operator requires multiples of.
 pub const BLOCK_TOKENS: usize = 256;
@@ -75,17 +79,31 @@ impl Blocks {
     /// How many free blocks it takes to append `tokens` to `table`.
     #[must_use]
     pub fn needed(&self, table: &Table, tokens: usize) -> usize {
-        if tokens == 0 {
-            return 0;
-        }
-        let blocks = (table.tokens + tokens).div_ceil(BLOCK_TOKENS) - table.blocks.len();
-        blocks + usize::from(self.shared_end(table).is_some())
+        needed(&self.holders, table, tokens)
     }
 
-    /// The last block of a table, if something is to be written to it and others hold it too.
-    fn shared_end(&self, table: &Table) -> Option<u32> {
-        let &last = table.blocks.last()?;
-        (!table.tokens.is_multiple_of(BLOCK_TOKENS) && self.holders[last as usize] > 1).then_some(last)
+    /// How many of the `expendable` tables, the first ones first, have to be cut to nothing so that all of `growth`, a
+    /// table and the tokens to append to it, can take place in that order. Linear in the number of blocks if any has to be.
+    ///
+    /// # Errors
+    /// [`Shortage`]: even giving up all of them would not do.
+    pub fn give_up(&self, growth: &[(&Table, usize)], expendable: &[&Table]) -> Result<usize, Shortage> {
+        if needed_by_all(&self.holders, growth) <= self.free.len() {
+            return Ok(0);
+        }
+        let mut holders = self.holders.clone();
+        let mut free = self.free.len();
+        for (given_up, table) in (1..).zip(expendable) {
+            for &block in &table.blocks {
+                let holders = &mut holders[block as usize];
+                *holders = holders.saturating_sub(1);
+                free += usize::from(*holders == 0);
+            }
+            if needed_by_all(&holders, growth) <= free {
+                return Ok(given_up);
+            }
+        }
+        Err(Shortage { blocks: needed_by_all(&holders, growth).saturating_sub(free) })
     }
 
     /// Makes room for `tokens` more tokens in `table`, which then counts them. Gives the copy to make first, if its last
@@ -98,7 +116,7 @@ impl Blocks {
         if let Some(blocks) = needed.checked_sub(self.free.len()).filter(|&blocks| blocks > 0) {
             return Err(Shortage { blocks });
         }
-        let shared = if tokens > 0 { self.shared_end(table) } else { None };
+        let shared = if tokens > 0 { shared_end(&self.holders, table) } else { None };
         let mut taken = self.free.split_off(self.free.len() - needed).into_iter().rev();
         let copy = shared.and_then(|from| Some((from, taken.next()?))).map(|(from, to)| {
             self.holders[from as usize] -= 1;
@@ -137,6 +155,39 @@ impl Blocks {
         }
         Table { blocks, tokens }
     }
+}
+
+/// How many free blocks it takes to append `tokens` to `table`, with so many holders of each block.
+fn needed(holders: &[u32], table: &Table, tokens: usize) -> usize {
+    if tokens == 0 {
+        return 0;
+    }
+    let blocks = (table.tokens + tokens).div_ceil(BLOCK_TOKENS) - table.blocks.len();
+    blocks + usize::from(shared_end(holders, table).is_some())
+}
+
+/// How many free blocks it takes to append to several tables, one after another: of those that share a last block each
+/// takes a copy but for the one that is left with it.
+fn needed_by_all(holders: &[u32], growth: &[(&Table, usize)]) -> usize {
+    let mut left: Vec<u32> = Vec::new();
+    let mut all = 0;
+    for &(table, tokens) in growth {
+        let needed = needed(holders, table, tokens);
+        let end = shared_end(holders, table).filter(|_| tokens > 0);
+        let alone = end.is_some_and(|end| {
+            let gone = left.iter().filter(|&&block| block == end).count();
+            holders[end as usize] as usize - gone <= 1
+        });
+        left.extend(end);
+        all += needed - usize::from(alone);
+    }
+    all
+}
+
+/// The last block of a table, if something is to be written to it and others hold it too.
+fn shared_end(holders: &[u32], table: &Table) -> Option<u32> {
+    let &last = table.blocks.last()?;
+    (!table.tokens.is_multiple_of(BLOCK_TOKENS) && holders[last as usize] > 1).then_some(last)
 }
 
 #[cfg(test)]
@@ -183,6 +234,32 @@ mod tests {
         assert_eq!(pool.free(), 3);
     }
 
+    #[test]
+    fn tables_are_given_up_in_order_and_only_as_many_as_needed() {
+        let mut pool = Blocks::new(4);
+        let mut tables: Vec<Table> = (0..3).map(|_| Table::default()).collect();
+        for table in &mut tables {
+            pool.grow(table, 200).unwrap();
+        }
+        let [oldest, older, growing] = &tables[..] else { panic!() };
+        assert_eq!(pool.give_up(&[(growing, 300)], &[oldest, older]), Ok(0), "one block is free");
+        assert_eq!(pool.give_up(&[(growing, 400)], &[oldest, older]), Ok(1));
+        assert_eq!(pool.give_up(&[(growing, 800)], &[oldest, older]), Ok(2));
+        assert_eq!(pool.give_up(&[(growing, 900)], &[oldest, older]), Err(Shortage { blocks: 1 }));
+        assert_eq!(pool.give_up(&[(growing, 900)], &[]), Err(Shortage { blocks: 3 }));
+    }
+
+    #[test]
+    fn giving_up_a_table_that_shares_the_growing_one_s_block_spares_the_copy() {
+        let mut pool = Blocks::new(1);
+        let mut idle = Table::default();
+        pool.grow(&mut idle, 100).unwrap();
+        let mut growing = pool.share(&idle, 90);
+        assert_eq!(pool.give_up(&[(&growing, 20)], &[&idle]), Ok(1));
+        pool.cut(&mut idle, 0);
+        assert_eq!(pool.grow(&mut growing, 20), Ok(None));
+    }
+
     /// A cache whose blocks hold what was written to them: any mix-up changes what a table reads.
     #[derive(Default)]
     struct Memory {
@@ -203,6 +280,43 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever is shared with whom: after giving up as many as were told every table grows, and with one fewer the
+        /// pool would be short.
+        #[test]
+        fn what_is_given_up_is_enough_and_not_too_much(
+            count in 1u32..14,
+            begun in proptest::collection::vec((0usize..600, 0usize..5, 0usize..600), 5),
+            growth in proptest::collection::vec(0usize..600, 2),
+        ) {
+            let mut pool = Blocks::new(count);
+            let mut tables: Vec<Table> = Vec::new();
+            for (tokens, from, shared) in begun {
+                let mut table = match tables.get(from) {
+                    Some(other) => pool.share(other, shared),
+                    None => Table::default(),
+                };
+                let _ = pool.grow(&mut table, tokens);
+                tables.push(table);
+            }
+            let (growing, idle) = tables.split_at(2);
+            let wanted: Vec<(&Table, usize)> = growing.iter().zip(growth.iter().copied()).collect();
+            let expendable: Vec<&Table> = idle.iter().collect();
+            let told = pool.give_up(&wanted, &expendable);
+            let enough = |given_up: usize| {
+                let mut pool = pool.clone();
+                let copy = |table: &Table| Table { blocks: table.blocks.clone(), tokens: table.tokens };
+                idle.iter().take(given_up).for_each(|table| pool.cut(&mut copy(table), 0));
+                growing.iter().zip(&growth).all(|(table, &tokens)| pool.grow(&mut copy(table), tokens).is_ok())
+            };
+            match told {
+                Ok(given_up) => prop_assert!(enough(given_up)),
+                Err(Shortage { blocks }) => prop_assert!(blocks > 0 && !enough(3)),
+            }
+            if let Ok(given_up @ 1..) = told {
+                prop_assert!(!enough(given_up - 1));
+            }
+        }
+
         /// Sequences grow, are cut, share and end, at random: each reads exactly what was written for it, and in the end
         /// every block is free again.
         #[test]
