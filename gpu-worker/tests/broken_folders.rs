@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use penstock_gpu_worker::engine::graph::GraphError;
 use penstock_gpu_worker::engine::model::ModelError;
-use penstock_gpu_worker::engine::ort::{LibraryError, SlotError};
+use penstock_gpu_worker::engine::ort::{DriverError, LibraryError};
 use penstock_gpu_worker::engine::template::TemplateError;
 use penstock_gpu_worker::engine::{EngineConfig, LoadError, OnnxEngine};
 use support::{config, fixture, library};
@@ -77,14 +77,14 @@ fn a_missing_file_is_named() {
 #[test]
 fn weights_that_are_missing_or_cut_short_are_refused() {
     let error = Folder::new("no-data").remove("model.onnx.data").refusal();
-    assert!(matches!(error, LoadError::Graph { source: SlotError::Runtime(_), .. }), "{error:?}");
+    assert!(matches!(error, LoadError::Graph { source: DriverError::Runtime(_), .. }), "{error:?}");
     assert!(error.to_string().contains("model.onnx"), "{error}");
     for file in ["model.onnx", "model.onnx.data"] {
         let folder = Folder::new(&format!("cut-{file}"));
         let bytes = std::fs::read(folder.0.join(file)).unwrap();
         std::fs::write(folder.0.join(file), &bytes[..bytes.len() / 2]).unwrap();
         let error = folder.refusal();
-        assert!(matches!(error, LoadError::Graph { source: SlotError::Runtime(_), .. }), "{error:?}");
+        assert!(matches!(error, LoadError::Graph { source: DriverError::Runtime(_), .. }), "{error:?}");
     }
 }
 
@@ -115,7 +115,7 @@ fn damaged_json_is_named_with_its_place() {
 fn a_configuration_of_another_model_is_refused() {
     let refusal = |name: &str, from: &str, to: &str| {
         let error = Folder::new(name).configure(from, to).refusal();
-        let LoadError::Graph { source: SlotError::Graph(error), .. } = error else {
+        let LoadError::Graph { source: DriverError::Graph(error), .. } = error else {
             panic!("{error:?}");
         };
         error
@@ -143,7 +143,7 @@ fn a_cache_larger_than_memory_is_refused_before_it_is_allocated() {
     wanted.slots = NonZeroU32::new(4000);
     wanted.step_tokens = 5000;
     let error = OnnxEngine::load(&wanted).map(drop).unwrap_err();
-    assert!(matches!(error, LoadError::Graph { source: SlotError::Memory(_), .. }), "{error:?}");
+    assert!(matches!(error, LoadError::Graph { source: DriverError::Memory(_), .. }), "{error:?}");
     assert!(error.to_string().contains("use at most"), "{error}");
 }
 
@@ -152,7 +152,7 @@ fn a_device_that_the_library_does_not_know_is_refused_and_not_replaced() {
     let mut wanted = config(1);
     wanted.device = "cuda".parse().unwrap();
     let error = OnnxEngine::load(&wanted).map(drop).unwrap_err();
-    assert!(matches!(error, LoadError::Graph { source: SlotError::Device { .. }, .. }), "{error:?}");
+    assert!(matches!(error, LoadError::Graph { source: DriverError::Device { .. }, .. }), "{error:?}");
     assert!(error.to_string().contains("onnxruntime-gpu"), "{error}");
 }
 

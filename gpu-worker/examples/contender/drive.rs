@@ -123,6 +123,8 @@ pub(crate) fn run(setup: &Setup, requests: &[Request]) -> Result<Ran, Box<dyn Er
                 ran.calls.push(Call::Read { tokens });
                 ran.reused_tokens += u64::from(reused);
             }
+            Progress::Mixed { .. } => return Err("the models here keep a row for each sequence".into()),
+            Progress::SetAside => return Err("a sequence was set aside, though each has memory of its own".into()),
             Progress::Preempted => return Err("a sequence was preempted, though all are of one class".into()),
             Progress::Idle => match arrivals.peek() {
                 None => break,

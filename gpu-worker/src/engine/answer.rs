@@ -161,6 +161,12 @@ impl Answer {
         self.tokens
     }
 
+    /// How many tokens it may get yet.
+    #[must_use]
+    pub fn left(&self) -> u32 {
+        self.limit.saturating_sub(self.tokens)
+    }
+
     /// The next token, by the logits of the current position.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 //! The engine gives token ids, an attention mask and the cache; a graph that wants more (positions, for one) or less
 //! was exported for another runtime, and running it anyway would fail on the first request or, worse, not fail. Plain
 //! data in, plain data out: ONNX Runtime's session is described by [`super::ort`].
+//!
+//! A graph with tables of blocks among its inputs keeps its cache in blocks, and is judged by [`super::graph_blocks`].
 
 use super::model::{ModelConfig, Names};
 
@@ -13,6 +15,8 @@ pub enum Element {
     F32,
     /// IEEE half precision.
     F16,
+    /// 32-bit integers.
+    I32,
     /// 64-bit integers.
     I64,
     /// Any other type.
@@ -24,7 +28,7 @@ impl Element {
     #[must_use]
     pub const fn bytes(self) -> usize {
         match self {
-            Self::F32 => 4,
+            Self::F32 | Self::I32 => 4,
             Self::F16 => 2,
             Self::I64 => 8,
             Self::Other => 0,
@@ -50,6 +54,15 @@ pub struct Graph {
     pub inputs: Vec<Port>,
     /// What it gives.
     pub outputs: Vec<Port>,
+}
+
+/// How a graph keeps its cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// A row for each sequence.
+    Rows,
+    /// A pool of blocks.
+    Blocks,
 }
 
 /// What the checks found out.
@@ -87,8 +100,8 @@ pub enum GraphError {
     },
     /// The graph wants something the engine does not give.
     #[error(
-        "the graph wants an input `{name}` that this engine does not give: export it with rotary embedding inside \
-         GroupQueryAttention, as onnxruntime-genai's builder does"
+        "the graph wants an input `{name}` that this engine does not give: export it with rotary embedding inside its \
+         attention and every layer's cache of the whole context, as onnxruntime-genai's builder does for most models"
     )]
     UnknownInput {
         /// Its name.
@@ -101,6 +114,19 @@ pub enum GraphError {
         name: String,
         /// What it must hold.
         expected: &'static str,
+    },
+    /// A cache of blocks of another size.
+    #[error(
+        "the graph's `{name}` has the shape {shape:?}, but this engine has blocks of {tokens} tokens: export it with \
+         paged_block_size={tokens}"
+    )]
+    BlockSize {
+        /// Which tensor.
+        name: String,
+        /// Its shape; negative where open.
+        shape: Vec<i64>,
+        /// The tokens of a block.
+        tokens: usize,
     },
     /// A tensor's shape contradicts the configuration.
     #[error("the graph's `{name}` has the shape {shape:?}, but genai_config.json's `{field}` is {config}")]
@@ -148,7 +174,14 @@ impl Graph {
         Ok(Elements { kv, logits: float(logits)? })
     }
 
-    fn count_layers(&self, config: &ModelConfig) -> Result<(), GraphError> {
+    /// How the graph keeps its cache.
+    #[must_use]
+    pub fn layout(&self, names: &Names) -> Layout {
+        let in_blocks = self.inputs.iter().any(|port| port.name == names.block_table);
+        if in_blocks { Layout::Blocks } else { Layout::Rows }
+    }
+
+    pub(super) fn count_layers(&self, config: &ModelConfig) -> Result<(), GraphError> {
         let has = |layer: &usize| {
             let name = Names::of_layer(&config.names.past_key, *layer);
             self.inputs.iter().any(|port| port.name == name)
@@ -176,15 +209,15 @@ impl Graph {
     }
 }
 
-fn find<'p>(ports: &'p [Port], name: &str, side: &'static str) -> Result<&'p Port, GraphError> {
+pub(super) fn find<'p>(ports: &'p [Port], name: &str, side: &'static str) -> Result<&'p Port, GraphError> {
     let port = ports.iter().find(|port| port.name == name);
     port.ok_or_else(|| GraphError::Missing { side, name: name.to_owned() })
 }
 
-fn float(port: &Port) -> Result<Element, GraphError> {
+pub(super) fn float(port: &Port) -> Result<Element, GraphError> {
     match port.element {
         Element::F32 | Element::F16 => Ok(port.element),
-        Element::I64 | Element::Other => {
+        Element::I32 | Element::I64 | Element::Other => {
             Err(GraphError::ElementType { name: port.name.clone(), expected: "single or half precision numbers" })
         }
     }
@@ -207,11 +240,11 @@ fn check_cache(port: &Port, kv: Element, config: &ModelConfig) -> Result<(), Gra
 }
 
 /// Whether a dimension is fixed at another size. Open ones agree with everything.
-fn contradicts(port: &Port, dimension: usize, size: usize) -> bool {
+pub(super) fn contradicts(port: &Port, dimension: usize, size: usize) -> bool {
     port.shape.get(dimension).is_some_and(|&fixed| usize::try_from(fixed).is_ok_and(|fixed| fixed != size))
 }
 
-fn shape(port: &Port, field: &'static str, config: usize) -> GraphError {
+pub(super) fn shape(port: &Port, field: &'static str, config: usize) -> GraphError {
     GraphError::Shape { name: port.name.clone(), shape: port.shape.clone(), field, config }
 }
 

@@ -11,8 +11,8 @@
 //! it is done depends on the kind of processor alone, never on a measurement: two workers of one kind must give the same
 //! answers.
 //!
-//! **Our attention.** The operator `com.microsoft:GroupQueryAttention` is named in our own domain instead, where
-//! [`super::attention`] answers.
+//! **Our attention.** The operators `com.microsoft:GroupQueryAttention` and `com.microsoft:PagedAttention` are named in our
+//! own domain instead, where [`super::attention`] answers.
 
 /// `NodeProto.op_type`, behind which the node's attributes stand, and `AttributeProto { name: "bits" }` up to the number.
 const PRODUCT: &[u8] = b"\x22\x0bMatMulNBits";
@@ -23,11 +23,21 @@ const LEVEL_4: &[u8] = b"\x0a\x0eaccuracy_level\x18\x04";
 const LEVEL_1: u8 = 1;
 
 /// `NodeProto.op_type`, behind which the node's attributes and its domain stand.
-const OPERATOR: &[u8] = b"\x22\x13GroupQueryAttention";
+const OPERATORS: [(&[u8], Attention); 2] =
+    [(b"\x22\x13GroupQueryAttention", Attention::OverRows), (b"\x22\x0ePagedAttention", Attention::OverBlocks)];
 const THEIR_DOMAIN: &[u8] = b"\x3a\x0dcom.microsoft";
 
 /// The domain of our operators; as long as the one it replaces.
 pub const OUR_DOMAIN: &str = "penstock.host";
+
+/// The attention of a graph, by what its cache is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// A row for each sequence.
+    OverRows,
+    /// A pool of blocks.
+    OverBlocks,
+}
 
 /// Whether this kind of processor reads prompts faster in single precision.
 #[must_use]
@@ -53,17 +63,16 @@ pub fn read_in_single_precision(graph: &mut [u8]) -> bool {
     changed
 }
 
-/// Names our attention in the place of every other. Says whether there was any.
-pub fn use_our_attention(graph: &mut Vec<u8>) -> bool {
-    let nodes = places(graph, OPERATOR);
-    if nodes.is_empty() {
-        return false;
-    }
+/// Names our attention in the place of every other. Says of which kind it was, if there was any; graphs have but one.
+pub fn use_our_attention(graph: &mut Vec<u8>) -> Option<Attention> {
+    let of_kind = |&(operator, kind): &(&[u8], Attention)| {
+        let nodes = places(graph, operator);
+        (!nodes.is_empty()).then_some((nodes, kind))
+    };
+    let (nodes, kind) = OPERATORS.iter().find_map(of_kind)?;
     for (number, &node) in nodes.iter().enumerate() {
         let end = nodes.get(number + 1).copied().unwrap_or(graph.len());
-        let Some(at) = places(&graph[node..end], THEIR_DOMAIN).first().map(|at| node + at) else {
-            return false;
-        };
+        let at = places(&graph[node..end], THEIR_DOMAIN).first().map(|at| node + at)?;
         graph[at + THEIR_DOMAIN.len() - OUR_DOMAIN.len()..][..OUR_DOMAIN.len()].copy_from_slice(OUR_DOMAIN.as_bytes());
     }
     // `ModelProto.opset_import` is repeated, and a repeated field may go on at the end of a message.
@@ -71,7 +80,7 @@ pub fn use_our_attention(graph: &mut Vec<u8>) -> bool {
     graph.extend_from_slice(&[0x42, domain + 4, 0x0a, domain]);
     graph.extend_from_slice(OUR_DOMAIN.as_bytes());
     graph.extend_from_slice(&[0x10, 1]);
-    true
+    Some(kind)
 }
 
 fn places(graph: &[u8], wanted: &[u8]) -> Vec<usize> {
@@ -99,19 +108,21 @@ mod tests {
     #[test]
     fn every_attention_becomes_ours_and_other_operators_of_its_domain_do_not() {
         let other = [&b"\x22\x0bMatMulNBits"[..], THEIR_DOMAIN].concat();
-        let node = [OPERATOR, b"*\x10\n\tnum_heads\x18\x08", THEIR_DOMAIN].concat();
-        let graph = [&other[..], &node, &other, &node, &other].concat();
-        let mut changed = graph.clone();
-        assert!(use_our_attention(&mut changed));
-        assert_eq!(places(&changed, b"\x3a\x0dpenstock.host").len(), 2);
-        assert_eq!(places(&changed, &other).len(), 3);
-        assert_eq!(&changed[graph.len()..], b"\x42\x11\x0a\x0dpenstock.host\x10\x01");
+        for (operator, kind) in OPERATORS {
+            let node = [operator, b"*\x10\n\tnum_heads\x18\x08", THEIR_DOMAIN].concat();
+            let graph = [&other[..], &node, &other, &node, &other].concat();
+            let mut changed = graph.clone();
+            assert_eq!(use_our_attention(&mut changed), Some(kind));
+            assert_eq!(places(&changed, b"\x3a\x0dpenstock.host").len(), 2);
+            assert_eq!(places(&changed, &other).len(), 3);
+            assert_eq!(&changed[graph.len()..], b"\x42\x11\x0a\x0dpenstock.host\x10\x01");
+        }
     }
 
     #[test]
     fn a_graph_without_such_operators_is_left_alone() {
         assert!(!read_in_single_precision(&mut b"MatMulNBits".to_vec()));
-        assert!(!use_our_attention(&mut b"Attention".to_vec()));
+        assert_eq!(use_our_attention(&mut b"Attention".to_vec()), None);
         assert_eq!(OUR_DOMAIN.len(), "com.microsoft".len());
     }
 }

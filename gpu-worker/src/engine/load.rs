@@ -17,7 +17,9 @@ use super::graph_bytes::reads_faster_in_single_precision;
 use super::intake::Intake;
 use super::memory::Shortage;
 use super::model::{ModelError, ModelFolder};
-use super::ort::{Kernels, LibraryError, Padding, Reading, SlotDecoder, SlotError, SlotOptions, environment};
+use super::ort::{
+    Driver, DriverError, Kernels, LibraryError, Padding, PagedOptions, Reading, SlotOptions, environment,
+};
 use super::scheduler::Scheduler;
 use super::warmup::{Warm, warm_up};
 use super::watchdog::Limits;
@@ -28,6 +30,9 @@ const CHUNK_TOKENS: u32 = 512;
 
 /// Rows to allocate where their number is left to the engine.
 const MOST_SLOTS: u32 = 24;
+
+/// Rows of a pool of blocks, of which a row takes only what it holds: those that do not run keep prompts for reuse.
+const ROWS_OVER_BLOCKS: u32 = 64;
 
 /// How often in a row a shorter prompt may go before the oldest one.
 const OVERTAKES: u32 = 4;
@@ -133,7 +138,7 @@ pub enum LoadError {
         /// The graph's file.
         graph: PathBuf,
         /// Why.
-        source: SlotError,
+        source: DriverError,
     },
     /// The model fails on its first tokens.
     #[error("the model does not run: {0}")]
@@ -166,7 +171,7 @@ pub struct Loaded {
     pub info: EngineInfo,
     pub(super) intake: Intake,
     /// Empty and warm.
-    pub scheduler: Scheduler<SlotDecoder>,
+    pub scheduler: Scheduler<Box<dyn Decoder>>,
     pub(super) cancel: Cancel,
     pub(super) limits: Limits,
 }
@@ -177,7 +182,8 @@ pub struct Loaded {
 /// [`LoadError`], saying which file, field or setting is wrong.
 pub fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
     let rows = config.slots.map_or(MOST_SLOTS, NonZeroU32::get);
-    let bounds = batch::Config::new(rows, config.step_tokens, CHUNK_TOKENS, OVERTAKES).map_err(LoadError::Bounds)?;
+    let bounds_for = |rows: u32| batch::Config::new(rows, config.step_tokens, CHUNK_TOKENS, OVERTAKES);
+    let bounds = bounds_for(rows).map_err(LoadError::Bounds)?;
     let environment = environment(&config.library)?;
     let folder = ModelFolder::open(&config.model_dir)?;
     let context_length = context_length(&folder, config);
@@ -198,13 +204,32 @@ pub fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
         reading,
         kernels: config.kernels,
     };
-    let mut decoder = SlotDecoder::load(&environment, &folder.graph, &folder.config, options.clone())
+    let blocks = PagedOptions {
+        rows: config.slots.map_or(ROWS_OVER_BLOCKS, NonZeroU32::get) as usize,
+        blocks: None,
+        capacity: context_length as usize,
+        threads: config.threads.get() as usize,
+        device: config.device.clone(),
+    };
+    let padding = options.padding;
+    let driver = Driver::load(&environment, &folder.graph, &folder.config, options, blocks)
         .map_err(|source| LoadError::Graph { graph: folder.graph.clone(), source })?;
+    let (mut decoder, reads_as_it_decodes, bounds): (Box<dyn Decoder>, bool, batch::Config) = match driver {
+        Driver::Slots(decoder) => {
+            let as_decoded = decoder.reads_as_it_decodes();
+            (decoder, as_decoded, bounds)
+        }
+        Driver::Blocks(decoder) => {
+            let as_decoded = decoder.reads_as_it_decodes() && folder.digest.quantized() == Quantized::No;
+            let rows = u32::try_from(decoder.slots()).unwrap_or(u32::MAX);
+            (decoder, as_decoded, bounds_for(rows).map_err(LoadError::Bounds)?)
+        }
+    };
     let chosen = match config.reproducibility {
-        Reproducibility::Exact if !decoder.reads_as_it_decodes() => ChosenTokens::Apart,
+        Reproducibility::Exact if !reads_as_it_decodes => ChosenTokens::Apart,
         Reproducibility::Exact | Reproducibility::BestEffort => ChosenTokens::LikeRead,
     };
-    let warm = warm_up(&mut decoder, config.slots).map_err(LoadError::WarmUp)?;
+    let warm = warm_up(&mut *decoder, config.slots).map_err(LoadError::WarmUp)?;
     let Warm { slots, tokens_per_second, longest_call } = warm;
     let info = EngineInfo {
         model: config.name(),
@@ -217,7 +242,7 @@ pub fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
     };
     tracing::info!(
         model = %info.model, digest = %folder.digest.short(), slots, context_length, tokens_per_second,
-        tokens_per_byte = info.tokens_per_byte, padding = ?options.padding, ?chosen, "the engine is warm"
+        tokens_per_byte = info.tokens_per_byte, ?padding, ?chosen, calls = ?decoder.calls(), "the engine is warm"
     );
     Ok(Loaded {
         info,

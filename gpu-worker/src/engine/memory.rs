@@ -37,6 +37,23 @@ pub struct CacheTooLarge {
     pub fitting_slots: u64,
 }
 
+/// A pool of blocks would not hold even one sequence of full length.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a context of {context_length} tokens needs {needed_bytes} bytes of cache, more than {SHARE_PERCENT} % of the \
+     {available_bytes} bytes available: use a context of at most {fitting_tokens} tokens"
+)]
+pub struct PoolTooSmall {
+    /// Tokens of the longest sequence.
+    pub context_length: usize,
+    /// What they need.
+    pub needed_bytes: u64,
+    /// What there is.
+    pub available_bytes: u64,
+    /// How many tokens would fit; maybe 0.
+    pub fitting_tokens: u64,
+}
+
 /// What to do if the slots do not fit into memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
@@ -84,6 +101,28 @@ impl CacheShape {
         }
     }
 
+    /// How many blocks to make, each as long as a row of this shape: `wanted` or as many as fit into `available` bytes, but
+    /// no fewer than a sequence of `context_length` tokens needs.
+    ///
+    /// # Errors
+    /// [`PoolTooSmall`], with the tokens that would fit.
+    pub fn blocks(&self, wanted: usize, context_length: usize, available: Option<u64>) -> Result<usize, PoolTooSmall> {
+        let least = context_length.div_ceil(self.context_length.max(1));
+        let Some(available_bytes) = available else {
+            return Ok(wanted.max(least));
+        };
+        let fitting = allowed(available_bytes) / self.row_bytes().max(1);
+        if fitting < least as u64 {
+            return Err(PoolTooSmall {
+                context_length,
+                needed_bytes: self.row_bytes().saturating_mul(least as u64),
+                available_bytes,
+                fitting_tokens: fitting.saturating_mul(self.context_length as u64),
+            });
+        }
+        Ok(usize::try_from(fitting).unwrap_or(usize::MAX).min(wanted.max(least)))
+    }
+
     /// Checks that `slots` rows and one spare fit into `available` bytes; `None` means that nothing is known.
     ///
     /// # Errors
@@ -93,7 +132,7 @@ impl CacheShape {
             return Ok(());
         };
         let needed_bytes = self.row_bytes().saturating_mul(slots as u64 + 1);
-        let allowed = available_bytes - available_bytes / 100 * (100 - SHARE_PERCENT);
+        let allowed = allowed(available_bytes);
         if needed_bytes <= allowed {
             return Ok(());
         }
@@ -105,6 +144,11 @@ impl CacheShape {
             fitting_slots: (allowed / self.row_bytes().max(1)).saturating_sub(1),
         })
     }
+}
+
+/// What the cache may take of so much memory.
+fn allowed(available_bytes: u64) -> u64 {
+    available_bytes - available_bytes / 100 * (100 - SHARE_PERCENT)
 }
 
 /// The bytes of memory available to this process on a device, where the system tells.
@@ -199,6 +243,18 @@ mod tests {
         assert_eq!(QWEN_1_5B.fit(24, None, Shortage::FewerSlots), Ok(24));
         assert!(QWEN_1_5B.fit(24, available, Shortage::Refuse).is_err());
         assert!(QWEN_1_5B.fit(24, Some(1), Shortage::FewerSlots).is_err(), "not a single one fits");
+    }
+
+    #[test]
+    fn blocks_are_as_many_as_fit_and_one_context_at_least() {
+        let shape = CacheShape { context_length: 256, ..QWEN_1_5B };
+        let available = Some(shape.row_bytes() * 100);
+        assert_eq!(shape.blocks(64, 4096, available), Ok(64));
+        assert_eq!(shape.blocks(1_000, 4096, available), Ok(90));
+        assert_eq!(shape.blocks(3, 4096, available), Ok(16), "a whole context always");
+        assert_eq!(shape.blocks(3, 4097, None), Ok(17));
+        let error = shape.blocks(64, 30_000, available).unwrap_err();
+        assert_eq!((error.fitting_tokens, error.context_length), (90 * 256, 30_000));
     }
 
     #[test]

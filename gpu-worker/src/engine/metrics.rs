@@ -29,6 +29,7 @@ pub struct Metrics {
     read: Family<Labels, Counter>,
     reused: Family<Labels, Counter>,
     decoded: Family<Labels, Counter>,
+    set_aside: Family<Labels, Counter>,
     preempted: Family<Labels, Counter>,
     slots: Family<Labels, Gauge>,
     queued: Family<Labels, Gauge>,
@@ -61,6 +62,11 @@ impl Metrics {
             read: register(&mut registry, "prompt_tokens_computed", "Prompt tokens that were computed"),
             reused: register(&mut registry, "prompt_tokens_reused", "Prompt tokens that were in the cache already"),
             decoded: register(&mut registry, "tokens_decoded", "Tokens of answers"),
+            set_aside: register(
+                &mut registry,
+                "set_aside",
+                "Sequences that gave up their memory and were computed again",
+            ),
             preempted: register(&mut registry, "preemptions", "Sequences that made way for more urgent ones"),
             slots: register(&mut registry, "slots_busy", "Slots that hold a sequence"),
             queued: register(&mut registry, "sequences_queued", "Sequences that wait for a slot"),
@@ -82,11 +88,13 @@ impl Metrics {
         Recorder {
             decode_seconds: of_kind("decode"),
             read_seconds: of_kind("read"),
+            mixed_seconds: of_kind("mixed"),
             rows: self.rows.get_or_create(&labels).clone(),
             dwell: self.dwell.get_or_create(&labels).clone(),
             read: self.read.get_or_create(&labels).clone(),
             reused: self.reused.get_or_create(&labels).clone(),
             decoded: self.decoded.get_or_create(&labels).clone(),
+            set_aside: self.set_aside.get_or_create(&labels).clone(),
             preempted: self.preempted.get_or_create(&labels).clone(),
             slots: self.slots.get_or_create(&labels).clone(),
             queued: self.queued.get_or_create(&labels).clone(),
@@ -138,12 +146,14 @@ pub struct Occupancy {
 pub struct Recorder {
     decode_seconds: Histogram,
     read_seconds: Histogram,
+    mixed_seconds: Histogram,
     rows: Histogram,
     dwell: Histogram,
     read: Counter,
     reused: Counter,
     decoded: Counter,
     preempted: Counter,
+    set_aside: Counter,
     slots: Gauge,
     queued: Gauge,
     tokens: Gauge,
@@ -165,7 +175,15 @@ impl Recorder {
                 self.read.inc_by(tokens.into());
                 self.reused.inc_by(reused.into());
             }
+            Progress::Mixed { rows, tokens, reused } => {
+                self.mixed_seconds.observe(took.as_secs_f64());
+                self.rows.observe(f64::from(rows));
+                self.decoded.inc_by(rows.into());
+                self.read.inc_by(tokens.into());
+                self.reused.inc_by(reused.into());
+            }
             Progress::Preempted => drop(self.preempted.inc()),
+            Progress::SetAside => drop(self.set_aside.inc()),
             Progress::Idle => {}
         }
     }
@@ -204,6 +222,8 @@ mod tests {
         let other = metrics.recorder("m", "w-2");
         one.step(Progress::Decoded { rows: 5 }, Duration::from_millis(3));
         one.step(Progress::Read { tokens: 40, reused: 160 }, Duration::from_millis(9));
+        other.step(Progress::Mixed { rows: 3, tokens: 20, reused: 7 }, Duration::from_millis(5));
+        other.step(Progress::SetAside, Duration::ZERO);
         other.step(Progress::Preempted, Duration::ZERO);
         other.dwell(Duration::from_millis(20));
         one.occupancy(&Occupancy { busy: 3, queued: 1, tokens: 900 });
@@ -213,6 +233,10 @@ mod tests {
             "penstock_engine_tokens_decoded_total{model=\"m\",worker=\"w-1\"} 5",
             "penstock_engine_prompt_tokens_computed_total{model=\"m\",worker=\"w-1\"} 40",
             "penstock_engine_prompt_tokens_reused_total{model=\"m\",worker=\"w-1\"} 160",
+            "penstock_engine_tokens_decoded_total{model=\"m\",worker=\"w-2\"} 3",
+            "penstock_engine_prompt_tokens_reused_total{model=\"m\",worker=\"w-2\"} 7",
+            "penstock_engine_step_seconds_count{model=\"m\",worker=\"w-2\",kind=\"mixed\"} 1",
+            "penstock_engine_set_aside_total{model=\"m\",worker=\"w-2\"} 1",
             "penstock_engine_preemptions_total{model=\"m\",worker=\"w-2\"} 1",
             "penstock_engine_step_seconds_count{model=\"m\",worker=\"w-1\",kind=\"decode\"} 1",
             "penstock_engine_dwell_seconds_count{model=\"m\",worker=\"w-2\"} 1",

@@ -29,6 +29,7 @@ mod draw;
 pub mod encoder;
 pub mod form;
 pub mod graph;
+pub mod graph_blocks;
 pub mod graph_bytes;
 pub mod guide;
 pub mod intake;
@@ -38,6 +39,8 @@ pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod ort;
+mod packing;
+pub mod paged_attention;
 mod python_json;
 mod rows;
 pub mod sampler;
@@ -110,7 +113,7 @@ impl OnnxEngine {
     pub fn load_recorded(config: &EngineConfig, recorder: Recorder) -> Result<Self, LoadError> {
         let began = Instant::now();
         let load::Loaded { info, intake, scheduler, cancel, limits } = load::load(config)?;
-        recorder.loaded(began.elapsed(), info.slots as usize * info.context_length as usize);
+        recorder.loaded(began.elapsed(), scheduler.capacity_tokens());
         let shared = Shared { stopping: Arc::default(), steps: Arc::default(), pulse: Arc::default(), recorder };
         let (stopping, steps) = (Arc::clone(&shared.stopping), Arc::clone(&shared.steps));
         let pulse = Arc::clone(&shared.pulse);

@@ -53,6 +53,16 @@ pub struct Names {
     pub present_key: String,
     /// Cached values after the call.
     pub present_value: String,
+    /// Of a cache in blocks: which blocks each sequence has, `[sequences, blocks]`.
+    pub block_table: String,
+    /// Where each sequence's tokens begin in a call, and where the last end, `[sequences + 1]`.
+    pub cumulative_lengths: String,
+    /// Tokens that each sequence has in the cache before the call, `[sequences]`.
+    pub past_lengths: String,
+    /// The most new tokens and the most tokens of a sequence, `[2]`; a third is the least that the latter can be.
+    pub length_bounds: String,
+    /// The tokens of a call whose logits are wanted, `[logits]`.
+    pub logits_places: String,
 }
 
 impl Names {
@@ -209,6 +219,11 @@ struct RawInputs {
     attention_mask: Option<String>,
     past_key_names: Option<String>,
     past_value_names: Option<String>,
+    block_table: Option<String>,
+    cumulative_sequence_lengths: Option<String>,
+    past_sequence_lengths: Option<String>,
+    attention_metadata: Option<String>,
+    logits_indices: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -248,6 +263,11 @@ impl ModelConfig {
                 logits: name(decoder.outputs.logits, "logits"),
                 present_key: name(decoder.outputs.present_key_names, "present.%d.key"),
                 present_value: name(decoder.outputs.present_value_names, "present.%d.value"),
+                block_table: name(decoder.inputs.block_table, "block_table"),
+                cumulative_lengths: name(decoder.inputs.cumulative_sequence_lengths, "cumulative_sequence_lengths"),
+                past_lengths: name(decoder.inputs.past_sequence_lengths, "past_sequence_lengths"),
+                length_bounds: name(decoder.inputs.attention_metadata, "attention_metadata"),
+                logits_places: name(decoder.inputs.logits_indices, "logits_indices"),
             },
         };
         config.check(path)?;

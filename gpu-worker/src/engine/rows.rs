@@ -50,6 +50,38 @@ impl Rows {
         self.rows.iter().map(|row| row.tokens.len()).sum()
     }
 
+    /// The rows that nobody needs but that hold tokens, the one that was needed longest ago first.
+    pub(super) fn expendable(&self) -> Vec<usize> {
+        let since = |row: &Row| match row.occupied {
+            Occupied::Busy => None,
+            Occupied::Idle { since } => Some(since),
+        };
+        let mut idle: Vec<(u64, usize)> = self
+            .rows
+            .iter()
+            .enumerate()
+            .filter(|(_, row)| !row.tokens.is_empty())
+            .filter_map(|(place, row)| Some((since(row)?, place)))
+            .collect();
+        idle.sort_unstable();
+        idle.into_iter().map(|(_, place)| place).collect()
+    }
+
+    /// The tokens that a row holds.
+    pub(super) fn tokens_of(&self, row: usize) -> &[u32] {
+        &self.rows[row].tokens
+    }
+
+    /// The row that a prompt would take tokens over from, if it takes any over.
+    pub(super) fn source(&self, prompt: &Prompt<'_>) -> Option<usize> {
+        let held: Vec<Held<'_>> = (0..self.rows.len()).map(|row| self.held(row)).collect();
+        let placement = prefix::place(prompt, &held).filter(|placement| placement.reused > 0)?;
+        Some(match placement.source {
+            Source::Itself => placement.row,
+            Source::Row(from) => from,
+        })
+    }
+
     /// How many tokens a row holds.
     pub(super) fn length(&self, row: usize) -> usize {
         self.rows[row].tokens.len()

@@ -7,6 +7,8 @@
 //!
 //! When an urgent sequence finds no row, batch work makes way ([`penstock_policy::preempt`]) and goes back to the queue.
 //!
+//! Decoders whose calls may mix everything get packed steps ([`packed`]), which also see to the memory that all rows share.
+//!
 //! The scheduler knows no clock, no thread and no model: [`Scheduler::step`] is called by the engine's thread, and the
 //! model is a [`Decoder`]. Events never block it, because each sequence's channel has room for all of its events; a
 //! consumer that is slow costs memory for its own answer, and nobody's time.
@@ -14,7 +16,8 @@
 //! Edge cases: a consumer that went away frees its row at the next step; a call that fails loses the rows it touched,
 //! and only their sequences; logits that are no numbers fail their own sequence.
 
-use std::ops::Range;
+mod packed;
+
 use std::time::Instant;
 
 use penstock_policy::batch::{self, Load, Placed, Step, Waiting};
@@ -24,7 +27,7 @@ use penstock_policy::prefix::{self, Source};
 use penstock_service::ports::EngineFault;
 
 use super::answer::Chosen;
-use super::decoder::{ChosenTokens, Decoder, DecoderFault};
+use super::decoder::{Calls, ChosenTokens, Decoder, DecoderFault};
 use super::rows::Rows;
 use super::sampler::BadLogits;
 use super::task::{Fate, Task};
@@ -44,14 +47,27 @@ pub enum Progress {
         /// Tokens that the prompt took over from a row, if this was its first part.
         reused: u32,
     },
+    /// One token for each of so many rows, and parts of prompts, in one call.
+    Mixed {
+        /// The rows that decoded.
+        rows: u32,
+        /// Prompt tokens that were computed.
+        tokens: u32,
+        /// Prompt tokens that were in the cache already; told with the first part of each prompt.
+        reused: u32,
+    },
     /// A sequence made way for a more urgent one.
     Preempted,
+    /// A sequence gave up its memory for others, and is computed again later.
+    SetAside,
     /// Nothing: there is nothing to do until a task is submitted.
     Idle,
 }
 
 struct Running {
     task: Task,
+    /// Its number in the order of arrival.
+    number: u64,
     /// The token that is chosen but not in the cache yet.
     last: u32,
     /// How many of the inherited tokens have been the last one.
@@ -83,9 +99,30 @@ enum Replay {
 
 struct Prompt {
     task: Task,
+    /// Its number in the order of arrival.
+    number: u64,
     /// How many of its tokens are in the cache.
     read: usize,
     row: Option<usize>,
+    visit: Visit,
+}
+
+/// Whether a prompt had a row before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Visit {
+    First,
+    /// It was set aside.
+    Again,
+}
+
+/// A sequence without a row.
+struct TakenOut {
+    task: Task,
+    number: u64,
+    /// The tokens behind its prompt; the last is not in the cache yet.
+    said: Vec<u32>,
+    /// How many of those that it inherited were put through the model.
+    replayed: usize,
 }
 
 /// Sequences and the model that runs them.
@@ -104,6 +141,11 @@ pub struct Scheduler<D> {
     begun: Option<Instant>,
     /// Sequences that went wrong since one went well.
     faults: u32,
+    chosen: ChosenTokens,
+    /// Sequences that were submitted.
+    arrived: u64,
+    /// The class of a sequence that found memory taken in the last step.
+    refused: Option<Class>,
 }
 
 impl<D: Decoder> Scheduler<D> {
@@ -121,6 +163,9 @@ impl<D: Decoder> Scheduler<D> {
             slots,
             begun: None,
             faults: 0,
+            chosen,
+            arrived: 0,
+            refused: None,
         }
     }
 
@@ -133,7 +178,8 @@ impl<D: Decoder> Scheduler<D> {
     /// Adds a sequence. It waits for a row if none is free.
     pub fn submit(&mut self, task: Task) {
         debug_assert!(!task.prompt.is_empty() && task.prompt.len() + task.replay.len() < self.decoder.capacity());
-        self.waiting.push(Prompt { task, read: 0, row: None });
+        self.waiting.push(Prompt { task, number: self.arrived, read: 0, row: None, visit: Visit::First });
+        self.arrived += 1;
     }
 
     /// How many sequences hold a row.
@@ -170,12 +216,25 @@ impl<D: Decoder> Scheduler<D> {
         self.rows.tokens()
     }
 
+    /// How many tokens the cache can hold.
+    #[must_use]
+    pub fn capacity_tokens(&self) -> usize {
+        self.decoder.tokens_together()
+    }
+
     /// Runs the next step: one call of the model at most.
     pub fn step(&mut self) -> Progress {
         self.drop_abandoned();
         if self.make_way() {
             return Progress::Preempted;
         }
+        match self.decoder.calls() {
+            Calls::Apart => self.step_apart(),
+            Calls::Packed => self.step_packed(),
+        }
+    }
+
+    fn step_apart(&mut self) -> Progress {
         let waiting: Vec<Waiting> = self.waiting.iter().map(|prompt| self.as_waiting(prompt)).collect();
         let load = Load { rows: count(self.running.len()), waiting: &waiting, free_slots: count(self.free_slots()) };
         let (step, state) = batch::next(self.state, &load, &self.bounds);
@@ -197,12 +256,18 @@ impl<D: Decoder> Scheduler<D> {
     /// Ends every sequence: their jobs go back to the queue.
     pub fn stop(&mut self) {
         for row in (0..self.running.len()).rev() {
-            self.release(row).fail(EngineFault::Stopping);
+            self.release(row).task.fail(EngineFault::Stopping);
         }
         for prompt in std::mem::take(&mut self.waiting) {
             prompt.row.into_iter().for_each(|row| self.rows.release(row));
             prompt.task.fail(EngineFault::Stopping);
         }
+    }
+
+    /// Ends every sequence and gives the decoder back.
+    pub fn into_decoder(mut self) -> D {
+        self.stop();
+        self.decoder
     }
 
     fn free_slots(&self) -> usize {
@@ -229,32 +294,46 @@ impl<D: Decoder> Scheduler<D> {
     fn make_way(&mut self) -> bool {
         let queued: Vec<Class> =
             self.waiting.iter().filter(|prompt| prompt.row.is_none()).map(|prompt| prompt.task.class).collect();
-        if queued.is_empty() {
-            return false;
-        }
-        // First those that decode, by row; then those that read, by their place among the waiting.
-        let reading: Vec<usize> = (0..self.waiting.len()).filter(|&place| self.waiting[place].row.is_some()).collect();
-        let running = self.running.iter().enumerate().map(|(row, running)| (running.task.class, row));
-        let holders: Vec<Holder> = running
-            .chain(reading.iter().filter_map(|&place| {
-                let Prompt { task, row, .. } = &self.waiting[place];
-                row.map(|row| (task.class, row))
-            }))
-            .map(|(class, row)| Holder { class, tokens: count(self.rows.length(row)) })
+        !queued.is_empty() && self.preempt_for(&queued, self.free_slots())
+    }
+
+    /// Sends a batch sequence back to the queue if one of the `queued` classes is urgent and nothing is `free`. Says
+    /// whether it did.
+    fn preempt_for(&mut self, queued: &[Class], free: usize) -> bool {
+        let holders: Vec<Holder> = self
+            .holders()
+            .map(|(task, _, row)| Holder { class: task.class, tokens: count(self.rows.length(row)) })
             .collect();
-        let Some(victim) = preempt::victim(&queued, count(self.free_slots()), &holders) else {
+        let Some(victim) = preempt::victim(queued, count(free), &holders) else {
             return false;
         };
-        let task = match reading.get(victim.wrapping_sub(self.running.len())) {
-            Some(&place) => {
-                let Prompt { task, row, .. } = self.waiting.remove(place);
-                row.into_iter().for_each(|row| self.rows.release(row));
-                task
-            }
-            None => self.release(victim),
-        };
-        task.fail(EngineFault::Preempted);
+        self.take_out(victim).task.fail(EngineFault::Preempted);
         true
+    }
+
+    /// The sequences that hold a row, with their numbers and rows: first those that decode, by row; then those that read,
+    /// by their place among the waiting.
+    fn holders(&self) -> impl Iterator<Item = (&Task, u64, usize)> {
+        let running = self.running.iter().enumerate().map(|(row, running)| (&running.task, running.number, row));
+        running.chain(self.waiting.iter().filter_map(|prompt| prompt.row.map(|row| (&prompt.task, prompt.number, row))))
+    }
+
+    /// Takes a sequence, by its place among [`Self::holders`], out of its row, which keeps what it holds.
+    fn take_out(&mut self, holder: usize) -> TakenOut {
+        let mut reading = (0..self.waiting.len()).filter(|&place| self.waiting[place].row.is_some());
+        match holder.checked_sub(self.running.len()).and_then(|place| reading.nth(place)) {
+            Some(place) => {
+                let Prompt { task, number, row, .. } = self.waiting.remove(place);
+                row.into_iter().for_each(|row| self.rows.release(row));
+                TakenOut { task, number, said: Vec::new(), replayed: 0 }
+            }
+            None => {
+                let mut said = self.rows.tokens_of(holder)[self.running[holder].task.prompt.len()..].to_vec();
+                let Running { task, number, last, replayed } = self.release(holder);
+                said.push(last);
+                TakenOut { task, number, said, replayed }
+            }
+        }
     }
 
     fn decode(&mut self) {
@@ -267,9 +346,15 @@ impl<D: Decoder> Scheduler<D> {
             chosen.push(asked.then(|| task.answer.choose(logits)));
         });
         if let Err(fault) = called {
-            return self.lose(&fault, 0..tokens.len());
+            let rows: Vec<usize> = (0..tokens.len()).collect();
+            return self.lose(&fault, &rows);
         }
         debug_assert_eq!(chosen.len(), tokens.len());
+        self.advance(&tokens, chosen);
+    }
+
+    /// Takes note that the rows' `tokens` are in the cache, and goes on with what was chosen after those that were asked.
+    fn advance(&mut self, tokens: &[u32], chosen: Vec<Option<Result<Chosen, BadLogits>>>) {
         tokens.iter().enumerate().for_each(|(row, &token)| self.rows.decoded(row, token));
         // From the last row down: a row that is released changes places with the last one, which has had its turn.
         for (row, chosen) in chosen.into_iter().enumerate().rev() {
@@ -307,10 +392,10 @@ impl<D: Decoder> Scheduler<D> {
         self.rows.read(row, part);
         prompt.read = end;
         if let Err(fault) = called {
-            self.lose(&fault, row..row + 1);
+            self.lose(&fault, &[row]);
         } else if complete {
-            let Prompt { task, .. } = self.waiting.remove(which);
-            self.begin(row, task, chosen);
+            let Prompt { task, number, .. } = self.waiting.remove(which);
+            self.begin(row, task, number, chosen);
         }
         reused
     }
@@ -325,14 +410,16 @@ impl<D: Decoder> Scheduler<D> {
         }
         prompt.row = Some(placement.row);
         prompt.read = placement.reused;
-        prompt.task.cached = count(placement.reused);
-        self.begun = Some(prompt.task.arrived);
+        if prompt.visit == Visit::First {
+            prompt.task.cached = count(placement.reused);
+            self.begun = Some(prompt.task.arrived);
+        }
         Some(placement.row)
     }
 
     /// Goes on with a sequence whose prompt is read: with an inherited token, or with the one that was chosen.
-    fn begin(&mut self, row: usize, task: Task, chosen: Option<Result<Chosen, BadLogits>>) {
-        let mut running = Running { task, last: 0, replayed: 0 };
+    fn begin(&mut self, row: usize, task: Task, number: u64, chosen: Option<Result<Chosen, BadLogits>>) {
+        let mut running = Running { task, number, last: 0, replayed: 0 };
         if running.replay() == Replay::Took {
             return self.begin_decoding(row, running);
         }
@@ -365,13 +452,13 @@ impl<D: Decoder> Scheduler<D> {
     }
 
     /// Frees the row of a decoding sequence and closes the gap.
-    fn release(&mut self, row: usize) -> Task {
+    fn release(&mut self, row: usize) -> Running {
         let last = self.running.len() - 1;
         if row != last {
             self.swap(row, last);
         }
         self.rows.release(last);
-        self.running.swap_remove(row).task
+        self.running.swap_remove(row)
     }
 
     fn swap(&mut self, a: usize, b: usize) {
@@ -386,7 +473,7 @@ impl<D: Decoder> Scheduler<D> {
     }
 
     /// Fails the sequences of a failed call and of all other rows that it has spoiled.
-    fn lose(&mut self, fault: &DecoderFault, called: Range<usize>) {
+    fn lose(&mut self, fault: &DecoderFault, called: &[usize]) {
         tracing::error!(what = %fault, ?called, spoiled = ?fault.spoiled, "a call of the model failed");
         self.faults = self.faults.saturating_add(1);
         let told = EngineFault::Fault(fault.what.clone());
@@ -404,7 +491,7 @@ impl<D: Decoder> Scheduler<D> {
             Some(_) | None => true,
         });
         for row in (0..self.running.len()).rev().filter(is_lost) {
-            self.release(row).fail(told.clone());
+            self.release(row).task.fail(told.clone());
         }
     }
 

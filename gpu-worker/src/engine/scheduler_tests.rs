@@ -16,12 +16,12 @@ use crate::engine::answer::Answer;
 use crate::engine::decoder::{Cancel, OnLogits};
 use crate::engine::tokenizer::tests::bytes;
 
-const VOCAB: u32 = 96;
-const EOS: u32 = 0;
+pub(super) const VOCAB: u32 = 96;
+pub(super) const EOS: u32 = 0;
 const CAPACITY: usize = 64;
 
 /// What follows a row that holds `tokens`.
-fn next_token(tokens: &[u32]) -> u32 {
+pub(super) fn next_token(tokens: &[u32]) -> u32 {
     let hash = tokens
         .iter()
         .fold(7u64, |hash, &token| (hash ^ u64::from(token)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
@@ -120,7 +120,7 @@ pub(in crate::engine) fn task(number: u32, prompt: Vec<u32>, limit: u32) -> (Tas
 }
 
 /// What a sequence answers that runs alone.
-fn alone(prompt: &[u32], limit: u32) -> (Vec<u32>, FinishReason) {
+pub(super) fn alone(prompt: &[u32], limit: u32) -> (Vec<u32>, FinishReason) {
     let mut tokens = prompt.to_vec();
     loop {
         let token = next_token(&tokens);
@@ -136,7 +136,7 @@ fn alone(prompt: &[u32], limit: u32) -> (Vec<u32>, FinishReason) {
 }
 
 /// The ids a stream holds so far, and how it ended.
-fn read(stream: &mut mpsc::Receiver<TokenEvent>) -> (Vec<u32>, Option<TokenEvent>) {
+pub(super) fn read(stream: &mut mpsc::Receiver<TokenEvent>) -> (Vec<u32>, Option<TokenEvent>) {
     let mut answer = Vec::new();
     while let Ok(event) = stream.try_recv() {
         match event {

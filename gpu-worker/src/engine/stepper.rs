@@ -62,7 +62,11 @@ pub(super) fn run<D: Decoder>(mut scheduler: Scheduler<D>, tasks: &Receiver<Task
             break;
         }
         match progress {
-            Progress::Decoded { .. } | Progress::Read { .. } | Progress::Preempted => {
+            Progress::Decoded { .. }
+            | Progress::Read { .. }
+            | Progress::Mixed { .. }
+            | Progress::Preempted
+            | Progress::SetAside => {
                 steps.fetch_add(1, Ordering::Relaxed);
             }
             Progress::Idle => match tasks.recv() {

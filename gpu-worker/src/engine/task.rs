@@ -9,6 +9,7 @@ use penstock_service::ports::{EngineFault, TokenEvent};
 use tokio::sync::mpsc;
 
 use super::answer::{Answer, AnswerError, Chosen, Outcome};
+use super::decoder::ChosenTokens;
 use super::sampler::BadLogits;
 
 /// A sequence that was found good and awaits a row.
@@ -38,6 +39,20 @@ impl Task {
     /// The task as a prompt in search of a row.
     pub(super) fn as_prompt(&self) -> prefix::Prompt<'_> {
         prefix::Prompt { tenant: &self.tenant, tokens: &self.prompt }
+    }
+
+    /// Makes the task one that goes on later in another row: `said` are the tokens behind its prompt, the last one not in
+    /// the cache yet; of those it inherited `replayed` were put through the model.
+    pub(super) fn set_aside(&mut self, said: Vec<u32>, replayed: usize, chosen: ChosenTokens) {
+        match chosen {
+            ChosenTokens::LikeRead => {
+                self.prompt.extend(said);
+                self.replay.drain(..replayed);
+            }
+            // What it was still to inherit, it inherits from the beginning again.
+            ChosenTokens::Apart if replayed < self.replay.len() => {}
+            ChosenTokens::Apart => self.replay = said,
+        }
     }
 
     /// Ends the sequence without an answer.

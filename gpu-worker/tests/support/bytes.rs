@@ -9,3 +9,13 @@ pub fn write(folder: &Path) {
         std::fs::copy(super::fixture(fixture).join(file), folder.join(file)).unwrap();
     }
 }
+
+/// The same around a model of `fixtures/paged`, with the configuration that it was exported with.
+pub fn write_around(folder: &Path, model: &str) {
+    let files = ["tokenizer.json", "chat_template.jinja"].map(|file| ("bytes".to_owned(), file));
+    let model = format!("paged/{model}");
+    let exported = ["genai_config.json", "model.onnx"].map(|file| (model.clone(), file));
+    for (fixture, file) in files.into_iter().chain(exported) {
+        std::fs::copy(super::fixture(&fixture).join(file), folder.join(file)).unwrap();
+    }
+}

@@ -1,16 +1,12 @@
-//! The memory of a slot cache: for each layer one tensor of keys and one of values, `[rows, heads, capacity, head size]`,
-//! allocated once, on the processor or on a GPU.
+//! The memory of a slot cache: for each layer one tensor of keys and one of values, `[rows, heads, capacity, head size]`.
 //!
 //! The last row is a spare: it belongs to no sequence, so that padding may write to it and an exchange of rows on a GPU
 //! may pass through it.
 
-use half::f16;
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
-use ort::value::{DynTensor, DynValue, TensorElementType};
+use ort::value::DynValue;
 
-use super::cuda::CudaRuntime;
-use super::view::view;
+use super::tensors::{Stretches, Tensors};
 use crate::engine::attention::LANES;
 use crate::engine::device::Device;
 use crate::engine::graph::Element;
@@ -18,14 +14,9 @@ use crate::engine::memory::CacheShape;
 
 /// Keys and values of every row.
 pub(super) struct Cache {
-    tensors: Vec<DynTensor>,
-    memory: MemoryInfo<'static>,
-    allocator: Allocator,
-    element: Element,
+    tensors: Tensors,
     shape: CacheShape,
     rows: usize,
-    /// Moves numbers that this process cannot reach; `None`: they are in its own memory.
-    cuda: Option<CudaRuntime>,
 }
 
 impl Cache {
@@ -40,26 +31,9 @@ impl Cache {
         shape: CacheShape,
         rows: usize,
     ) -> ort::Result<Self> {
-        let (memory, allocator, cuda) = match device {
-            Device::Cpu => {
-                let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
-                (memory, Allocator::default(), None)
-            }
-            Device::Cuda(gpu) => {
-                let of_gpu =
-                    || MemoryInfo::new(AllocationDevice::CUDA, gpu.ordinal, AllocatorType::Device, MemoryType::Default);
-                (of_gpu()?, Allocator::new(session, of_gpu()?)?, Some(CudaRuntime::open()?))
-            }
-        };
-        let numbers = match element {
-            Element::F16 => TensorElementType::Float16,
-            Element::F32 | Element::I64 | Element::Other => TensorElementType::Float32,
-        };
         let dimensions = [rows + 1, shape.kv_heads, shape.context_length, shape.head_size];
-        let tensors = (0..2 * shape.layers)
-            .map(|_| DynTensor::new(&allocator, numbers, dimensions))
-            .collect::<ort::Result<Vec<_>>>()?;
-        Ok(Self { tensors, memory, allocator, element, shape, rows, cuda })
+        let tensors = Tensors::new(session, device, element, dimensions, 2 * shape.layers)?;
+        Ok(Self { tensors, shape, rows })
     }
 
     /// The rows `first..first + rows` of a tensor: of layer `l` the keys are tensor `2 l`, the values `2 l + 1`.
@@ -67,7 +41,7 @@ impl Cache {
     /// # Errors
     /// If the rows are not there.
     pub(super) fn part(&mut self, tensor: usize, first: usize, rows: usize) -> ort::Result<DynValue> {
-        view(&mut self.tensors[tensor], first..first + rows, self.element, &self.memory, &self.allocator)
+        self.tensors.part(tensor, first..first + rows)
     }
 
     /// Copies the first `tokens` tokens of a row to another.
@@ -75,15 +49,7 @@ impl Cache {
     /// # Errors
     /// If the device refuses; what `to` holds is then undefined.
     pub(super) fn copy(&mut self, from: usize, to: usize, tokens: usize) -> ort::Result<()> {
-        let stretches = self.stretches(tokens);
-        self.move_numbers(
-            stretches,
-            &[(from, to)],
-            |all| stretches.copy(all, from, to),
-            |all| {
-                stretches.copy(all, from, to);
-            },
-        )
+        self.tensors.copy(self.stretches(tokens), &[(from, to)])
     }
 
     /// Exchanges the first `tokens` tokens of two rows.
@@ -91,28 +57,7 @@ impl Cache {
     /// # Errors
     /// If the device refuses; what the rows hold is then undefined.
     pub(super) fn swap(&mut self, a: usize, b: usize, tokens: usize) -> ort::Result<()> {
-        let stretches = self.stretches(tokens);
-        let through_spare = [(a, self.rows), (b, a), (self.rows, b)];
-        self.move_numbers(stretches, &through_spare, |all| stretches.swap(all, a, b), |all| stretches.swap(all, a, b))
-    }
-
-    /// Applies `half` or `single` to every tensor in this process's memory, or `copies` to every tensor on a GPU.
-    fn move_numbers(
-        &mut self,
-        stretches: Stretches,
-        copies: &[(usize, usize)],
-        half: impl Fn(&mut [f16]),
-        single: impl Fn(&mut [f32]),
-    ) -> ort::Result<()> {
-        let bytes = self.element.bytes();
-        for tensor in &mut self.tensors {
-            match (&self.cuda, self.element) {
-                (Some(cuda), _) => cuda.copy_rows(tensor, stretches.in_bytes(bytes), copies)?,
-                (None, Element::F16) => half(tensor.try_extract_tensor_mut()?.1),
-                (None, Element::F32 | Element::I64 | Element::Other) => single(tensor.try_extract_tensor_mut()?.1),
-            }
-        }
-        self.cuda.as_ref().map_or(Ok(()), CudaRuntime::wait)
+        self.tensors.swap(self.stretches(tokens), a, b, self.rows)
     }
 
     fn stretches(&self, tokens: usize) -> Stretches {
@@ -120,67 +65,5 @@ impl Cache {
         // Whole blocks of tokens, since our attention lays keys in blocks.
         let used = tokens.next_multiple_of(LANES).min(context_length);
         Stretches { count: kv_heads, stride: context_length * head_size, used: used * head_size }
-    }
-}
-
-/// Where a row's numbers lie: `count` stretches, `stride` apart, of which the first `used` numbers matter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stretches {
-    pub(super) count: usize,
-    pub(super) stride: usize,
-    pub(super) used: usize,
-}
-
-impl Stretches {
-    fn in_bytes(self, bytes: usize) -> Self {
-        Self { count: self.count, stride: self.stride * bytes, used: self.used * bytes }
-    }
-
-    fn copy<T: Copy>(&self, all: &mut [T], from: usize, to: usize) {
-        let row = self.count * self.stride;
-        for start in (0..row).step_by(self.stride.max(1)) {
-            let source = from * row + start;
-            all.copy_within(source..source + self.used, to * row + start);
-        }
-    }
-
-    fn swap<T>(&self, all: &mut [T], a: usize, b: usize) {
-        let (low, high) = (a.min(b), a.max(b));
-        if low == high {
-            return;
-        }
-        let row = self.count * self.stride;
-        let (front, back) = all.split_at_mut(high * row);
-        for start in (0..row).step_by(self.stride.max(1)) {
-            let ours = &mut front[low * row + start..][..self.used];
-            ours.swap_with_slice(&mut back[start..][..self.used]);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn copying_a_row_fills_the_used_part_of_every_head_and_nothing_else() {
-        let mut all: Vec<i32> = (0..24).collect();
-        Stretches { count: 2, stride: 4, used: 3 }.copy(&mut all, 0, 2);
-        assert_eq!(all[..16], (0..16).collect::<Vec<_>>());
-        assert_eq!(all[16..], [0, 1, 2, 19, 4, 5, 6, 23]);
-    }
-
-    #[test]
-    fn swapping_rows_exchanges_the_used_part_of_every_head_and_nothing_else() {
-        // 3 rows, 2 heads, 4 tokens of 1 number; the first 2 tokens are used.
-        let mut all: Vec<i32> = (0..24).collect();
-        let stretches = Stretches { count: 2, stride: 4, used: 2 };
-        stretches.swap(&mut all, 2, 0);
-        assert_eq!(all[..8], [16, 17, 2, 3, 20, 21, 6, 7]);
-        assert_eq!(all[8..16], [8, 9, 10, 11, 12, 13, 14, 15]);
-        assert_eq!(all[16..], [0, 1, 18, 19, 4, 5, 22, 23]);
-        stretches.swap(&mut all, 1, 1);
-        stretches.swap(&mut all, 0, 2);
-        assert_eq!(all, (0..24).collect::<Vec<_>>());
     }
 }

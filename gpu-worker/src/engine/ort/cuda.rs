@@ -9,7 +9,7 @@ use std::ffi::{c_int, c_void};
 use libloading::Library;
 use ort::value::DynTensor;
 
-use super::cache::Stretches;
+use super::tensors::Stretches;
 
 /// The libraries' names, newest first: CUDA 13 is what ONNX Runtime's current provider links to.
 const NAMES: [&str; 2] = ["libcudart.so.13", "libcudart.so.12"];

@@ -22,22 +22,21 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use half::f16;
 use ort::environment::Environment;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::NoSelectedOutputs;
 use ort::session::{IoBinding, RunOptions, Session};
-use ort::value::{DynValue, Tensor, TensorElementType};
+use ort::value::{DynValue, Tensor};
 
 use super::cache::Cache;
-use super::operator;
-use super::session::{Source, describe, open};
+use super::error::DriverError;
+use super::logits::tell;
+use super::session::{Kernels, Opened, Source, cancel, describe, folder, open, open_best, resume};
 use crate::engine::attention::LANES;
 use crate::engine::decoder::{Cancel, Decoder, DecoderFault, OnLogits};
 use crate::engine::device::Device;
-use crate::engine::graph::GraphError;
 use crate::engine::graph_bytes;
-use crate::engine::memory::{self, CacheShape, CacheTooLarge, Shortage};
+use crate::engine::memory::{self, CacheShape, Shortage};
 use crate::engine::model::{ModelConfig, Names};
 
 /// How large the cache is and how the graph runs.
@@ -61,15 +60,6 @@ pub struct SlotOptions {
     pub kernels: Kernels,
 }
 
-/// Whose attention computes on a processor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kernels {
-    /// ONNX Runtime's.
-    AsExported,
-    /// Ours, where it can do what the graph asks for and the processor has the instructions.
-    Ours,
-}
-
 /// Whether calls of a single token get a second row, so that results do not depend on the neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Padding {
@@ -86,35 +76,6 @@ pub enum Reading {
     AsExported,
     /// In single precision, by a second session; as the graph says if it has no such products.
     InSinglePrecision,
-}
-
-/// Why a graph cannot be run.
-#[derive(Debug, thiserror::Error)]
-pub enum SlotError {
-    /// ONNX Runtime refuses the graph or the allocation.
-    #[error("ONNX Runtime cannot load the model: {0}")]
-    Runtime(#[from] ort::Error),
-    /// The device cannot be had.
-    #[error(
-        "ONNX Runtime cannot use {device}: {source}; it takes the library of the Python wheel `onnxruntime-gpu` with \
-         libonnxruntime_providers_cuda.so beside it, CUDA 13's libraries on the loader's path (LD_LIBRARY_PATH), and a \
-         driver of version 580 or newer"
-    )]
-    Device {
-        /// The device.
-        device: Device,
-        /// ONNX Runtime's words.
-        source: ort::Error,
-    },
-    /// The graph contradicts its configuration.
-    #[error(transparent)]
-    Graph(#[from] GraphError),
-    /// The cache would not fit into memory.
-    #[error(transparent)]
-    Memory(#[from] CacheTooLarge),
-    /// The graph's file cannot be read.
-    #[error("cannot read the graph: {0}")]
-    Unreadable(#[source] std::io::Error),
 }
 
 /// A model and its cache.
@@ -156,15 +117,26 @@ impl SlotDecoder {
     /// Opens the graph, checks it against `config` and allocates the cache.
     ///
     /// # Errors
-    /// [`SlotError`]: the graph cannot be run, contradicts its configuration, or needs more memory than there is.
+    /// [`DriverError`]: the graph cannot be run, contradicts its configuration, or needs more memory than there is.
     pub fn load(
         environment: &Environment,
         graph: &Path,
         config: &ModelConfig,
         options: SlotOptions,
-    ) -> Result<Self, SlotError> {
+    ) -> Result<Self, DriverError> {
+        let opened = open_best(environment, graph, &options.device, options.threads, options.kernels)?;
+        Self::with(environment, opened, graph, config, options)
+    }
+
+    /// The same with a session that is open.
+    pub(super) fn with(
+        environment: &Environment,
+        Opened { session, ours }: Opened,
+        graph: &Path,
+        config: &ModelConfig,
+        options: SlotOptions,
+    ) -> Result<Self, DriverError> {
         let SlotOptions { slots, capacity, threads, ref device, .. } = options;
-        let (session, source) = open_best(environment, graph, device, &options)?;
         let elements = describe(&session).check(config)?;
         let shape = CacheShape {
             layers: config.layers,
@@ -174,11 +146,11 @@ impl SlotDecoder {
             // Our attention keeps keys in blocks of so many tokens.
             context_length: capacity.next_multiple_of(LANES),
         };
-        let kernels = if source.is_some() { Kernels::Ours } else { Kernels::AsExported };
+        let kernels = if ours.is_some() { Kernels::Ours } else { Kernels::AsExported };
         let reading = match options.reading {
             Reading::AsExported => None,
             Reading::InSinglePrecision => {
-                let mut bytes = source.map_or_else(|| std::fs::read(graph).map_err(SlotError::Unreadable), Ok)?;
+                let mut bytes = ours.map_or_else(|| std::fs::read(graph).map_err(DriverError::Unreadable), Ok)?;
                 if graph_bytes::read_in_single_precision(&mut bytes) {
                     Some(open(environment, Source::Edited { bytes: &bytes, folder: folder(graph) }, device, threads)?)
                 } else {
@@ -268,36 +240,6 @@ impl SlotDecoder {
     }
 }
 
-/// The session with our attention if that is wanted and can be, with the bytes it was made from; else as exported.
-fn open_best(
-    environment: &Environment,
-    graph: &Path,
-    device: &Device,
-    options: &SlotOptions,
-) -> Result<(Session, Option<Vec<u8>>), SlotError> {
-    if *device == Device::Cpu && options.kernels == Kernels::Ours && operator::is_supported() {
-        let mut bytes = std::fs::read(graph).map_err(SlotError::Unreadable)?;
-        if graph_bytes::use_our_attention(&mut bytes) {
-            let source = Source::Edited { bytes: &bytes, folder: folder(graph) };
-            match open(environment, source, device, options.threads) {
-                Ok(session) => return Ok((session, Some(bytes))),
-                // Its own errors come again below, if they are not about our operator.
-                Err(error) => tracing::debug!(%error, "attention stays ONNX Runtime's"),
-            }
-        }
-    }
-    let session = open(environment, Source::File(graph), device, options.threads).map_err(|source| match device {
-        Device::Cpu => SlotError::Runtime(source),
-        Device::Cuda(_) => SlotError::Device { device: device.clone(), source },
-    })?;
-    Ok((session, None))
-}
-
-/// The folder of a graph's weights.
-fn folder(graph: &Path) -> &Path {
-    graph.parent().unwrap_or(Path::new("."))
-}
-
 /// A binding of the cache's rows `first..first + rows`, as what goes in and what comes out.
 fn bind(
     session: &Session,
@@ -377,18 +319,11 @@ impl Decoder for SlotDecoder {
     }
 
     fn cancel(&self) -> Cancel {
-        let run = Arc::clone(&self.run);
-        Arc::new(move || {
-            if let Err(error) = run.terminate() {
-                tracing::error!(%error, "a call of the model cannot be ended");
-            }
-        })
+        cancel(&self.run)
     }
 
     fn resume(&mut self) {
-        if let Err(error) = self.run.unterminate() {
-            tracing::error!(%error, "calls of the model stay ended");
-        }
+        resume(&self.run);
     }
 }
 
@@ -410,16 +345,5 @@ fn report(
         return Err(wrong(&shape));
     }
     let last = |row: usize| (row * sizes[1] + sizes[1] - 1) * vocab_size..(row * sizes[1] + sizes[1]) * vocab_size;
-    if *output.data_type() == TensorElementType::Float16 {
-        let (_, all) = output.try_extract_tensor::<f16>()?;
-        for row in 0..call.wanted {
-            widened.clear();
-            widened.extend(all[last(row)].iter().map(|number| number.to_f32()));
-            logits(row, widened);
-        }
-    } else {
-        let (_, all) = output.try_extract_tensor::<f32>()?;
-        (0..call.wanted).for_each(|row| logits(row, &all[last(row)]));
-    }
-    Ok(())
+    tell((0..call.wanted).map(|row| (row, last(row))), output, widened, logits)
 }

@@ -13,7 +13,7 @@ use ort::value::{DynTensor, DynValue, Value};
 
 use crate::engine::graph::Element;
 
-/// The rows `rows` (of the first dimension) of a four-dimensional tensor of `element`s in CPU memory.
+/// The rows `rows` (of the first dimension) of a tensor of `element`s, in the memory that `memory` describes.
 ///
 /// The result aliases `whole`'s memory. The caller keeps `whole` alive for as long as the result, or a binding that it
 /// was bound to, exists, and does not touch `whole` while a session runs.
@@ -38,7 +38,7 @@ pub(super) fn view(
     shape[0] = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     let kind = match element {
         Element::F16 => ort::sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
-        Element::F32 | Element::I64 | Element::Other => {
+        Element::F32 | Element::I32 | Element::I64 | Element::Other => {
             ort::sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
         }
     };
