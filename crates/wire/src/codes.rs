@@ -87,6 +87,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
     of_client(404, "unknown_url", "There is no such path."),
     of_client(404, "model_not_found", "There is no such model; the message lists those there are."),
     of_client(404, "job_not_found", "There is no such job of this tenant."),
+    of_client(404, "pool_not_found", "There is no such pool."),
     of_client(404, "response_not_found", "There is no such response of this tenant, or it is no longer kept."),
     of_client(405, "method_not_allowed", "The path does not take this method; `allow` lists those it takes."),
     of_client(409, "idempotency_key_reuse", "The `Idempotency-Key` was used with another request."),
