@@ -411,6 +411,7 @@ fn decide(gathered: &Gathered, draft: &Draft, now: Timestamp) -> Decision {
 }
 
 /// What became of an acceptance that no limit refused.
+#[expect(clippy::large_enum_variant, reason = "taken apart at once: a box would cost an allocation a request")]
 pub(crate) enum Outcome {
     /// Accepted: the job is ours to finish.
     Ours(Admission),
