@@ -29,7 +29,6 @@ pub(crate) enum Taken {
 
 /// What an accept came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "there is one of it at a time")]
 pub(crate) enum AcceptedAs {
     Yes { spec: Box<JobSpec>, left: Vec<Vec<u64>> },
     Refused { key: BucketKey, part: usize, until: Option<Timestamp> },
