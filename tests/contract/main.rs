@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
 mod commands;
+mod erasing;
 mod holds;
 mod kept;
 mod model;
@@ -35,8 +36,9 @@ fn on_sqlite(folder: &tempfile::TempDir) -> Subject {
         answers: sqlite.clone(),
         control: sqlite.clone(),
         board: sqlite.clone(),
-        tally: sqlite,
+        tally: sqlite.clone(),
         blobs: Arc::new(DiskBlobs::new(folder.path())),
+        erasure: sqlite.erasure(DiskBlobs::new(folder.path())),
     }
 }
 
@@ -57,6 +59,7 @@ async fn sqlite_keeps_the_contract_of_records_and_blobs() {
     let folder = tempfile::tempdir().unwrap();
     records::check(&on_sqlite(&folder)).await;
     settling::check(&on_sqlite(&folder)).await;
+    erasing::check(&on_sqlite(&folder)).await;
 }
 
 #[tokio::test]
@@ -87,14 +90,16 @@ async fn a_database_in_a_file_keeps_the_contract_under_many_hands() {
         answers: sqlite.clone(),
         control: sqlite.clone(),
         board: sqlite.clone(),
-        tally: sqlite,
+        tally: sqlite.clone(),
         blobs: Arc::new(DiskBlobs::new(folder.path())),
+        erasure: sqlite.erasure(DiskBlobs::new(folder.path())),
     };
     run_sequences(&subject, 300).await;
     records::check_many_hands(&subject).await;
     for round in 0..20 {
         holds::check_many_hands(&subject, round).await;
     }
+    erasing::check_bytes(&subject, folder.path()).await;
 }
 
 #[cfg(feature = "aws")]
@@ -103,7 +108,7 @@ mod aws {
     use harness::ministack::Ministack;
 
     use super::subject::{POOL, Subject};
-    use super::{SEQUENCES, holds, kept, queues, records, run_sequences, settling};
+    use super::{SEQUENCES, erasing, holds, kept, queues, records, run_sequences, settling};
 
     /// The ports on the emulator, which is stopped when the second part is dropped.
     async fn subject() -> (Subject, Ministack) {
@@ -119,7 +124,8 @@ mod aws {
             control: aws.clone(),
             board: aws.clone(),
             tally: aws.clone(),
-            blobs: aws,
+            blobs: aws.clone(),
+            erasure: aws,
         };
         (subject, ministack)
     }
@@ -162,6 +168,7 @@ mod aws {
         let (subject, _ministack) = subject().await;
         records::check(&subject).await;
         settling::check(&subject).await;
+        erasing::check(&subject).await;
         records::check_many_hands(&subject).await;
     }
 }

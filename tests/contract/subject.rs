@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use async_trait::async_trait;
 use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::time::Timestamp;
-use penstock_service::ports::{Answers, Attempts, Blobs, Board, Clock, Control, Jobs, Limits, Markers, Queue, Tally};
+use penstock_service::ports::{
+    Answers, Attempts, Blobs, Board, Clock, Control, Erasure, Jobs, Limits, Markers, Queue, Tally,
+};
 
 /// One adapter's ports.
 pub(crate) struct Subject {
@@ -20,6 +22,7 @@ pub(crate) struct Subject {
     pub(crate) board: Arc<dyn Board>,
     pub(crate) tally: Arc<dyn Tally>,
     pub(crate) blobs: Arc<dyn Blobs>,
+    pub(crate) erasure: Arc<dyn Erasure>,
 }
 
 /// The pool of the suite.

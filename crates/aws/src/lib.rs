@@ -20,6 +20,7 @@ mod blobs;
 mod board;
 mod calls;
 mod control;
+mod erasure;
 mod error;
 mod holds;
 mod item;
@@ -196,6 +197,7 @@ impl Aws {
             board: Arc::clone(self) as _,
             tally: Arc::clone(self) as _,
             blobs: Arc::clone(self) as _,
+            erasure: Arc::clone(self) as _,
             clock: Arc::clone(&self.clock),
             spawner,
             entropy,

@@ -57,6 +57,8 @@ pub(crate) enum CliError {
     #[cfg(feature = "aws")]
     #[error("{0}; `--aws` needs what the functions' environment has, see the template's outputs")]
     Config(#[from] penstock_service::config::ConfigError),
+    #[error("this removes all that is kept of tenant {0} for good: say --yes if it is meant")]
+    NotMeant(String),
     #[error("the answer cannot be read: {0}")]
     Unreadable(#[source] serde_json::Error),
     #[error("the answer broke off: {0}")]

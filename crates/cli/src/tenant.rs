@@ -1,10 +1,11 @@
 //! `penstock tenant`.
 
 use std::io::Write;
+use std::time::Duration;
 
 use axum::http::Method;
 use penstock_policy::id::{KeyId, TenantId};
-use penstock_wire::admin::{KeyList, KeyShown, NewKey, NewTenant, TenantList, TenantShown, Terms};
+use penstock_wire::admin::{EraseSome, Erased, KeyList, KeyShown, NewKey, NewTenant, TenantList, TenantShown, Terms};
 use penstock_wire::usage::{UsageOfDay, UsageReport, Used};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -49,6 +50,7 @@ pub(crate) async fn run(command: TenantCommand) -> Result<(), CliError> {
         TenantAction::Suspend { id, place } => suspend(&id, true, &place).await,
         TenantAction::Resume { id, place } => suspend(&id, false, &place).await,
         TenantAction::Key { action } => key(action).await,
+        TenantAction::Erase { id, usage, yes, place } => erase(&id, usage, yes, &place).await,
         TenantAction::Usage { id, from, to, place } => {
             let days: Vec<String> = [("from", from), ("to", to)]
                 .into_iter()
@@ -90,6 +92,33 @@ async fn suspend(id: &str, suspended: bool, place: &Place) -> Result<(), CliErro
     show(place, &shown, || {
         let taken = if suspended { "refused" } else { "taken" };
         print(&format!("requests of {} are {taken}, everywhere within a minute", shown.id));
+    });
+    Ok(())
+}
+
+/// How long to wait before what is still held is looked at again.
+const LET_GO: Duration = Duration::from_secs(3);
+
+async fn erase(id: &str, usage: bool, yes: bool, place: &Place) -> Result<(), CliError> {
+    let path = of(id, "/erase")?;
+    if !yes {
+        return Err(CliError::NotMeant(id.to_owned()));
+    }
+    let desk = Desk::open(place).await?;
+    let (mut jobs, mut traces, mut cursor) = (0, 0, None);
+    loop {
+        let part: Erased = desk.ask(Method::POST, &path, &EraseSome { cursor, usage }).await?;
+        (jobs, traces) = (jobs + part.jobs, traces + part.traces);
+        let Some(next) = part.next else { break };
+        let pause = if part.waiting { ", waiting until nobody works for it any more" } else { "" };
+        crate::progress(&format!("{jobs} jobs and {traces} traces of {id} removed{pause}"));
+        if part.waiting {
+            tokio::time::sleep(LET_GO).await;
+        }
+        cursor = Some(next);
+    }
+    show(place, &json!({"tenant": id, "jobs": jobs, "traces": traces}), || {
+        print(&format!("tenant {id} is gone: {jobs} jobs, {traces} markers and messages, all keys"));
     });
     Ok(())
 }

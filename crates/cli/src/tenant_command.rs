@@ -101,6 +101,23 @@ pub(crate) enum TenantAction {
         #[command(flatten)]
         place: Place,
     },
+    /// Remove all that is kept of a tenant: jobs, prompts, answers, keys, the tenant itself. Cannot be undone.
+    ///
+    /// Suspends the tenant, cancels what runs, and takes a minute at least, until every handler must have heard of it. It
+    /// may be interrupted and given again. Prompts that wait in queues of SQS go with their messages, within the queues'
+    /// retention (4 days at most); backups that you made are yours to remove.
+    Erase {
+        /// The tenant.
+        id: String,
+        /// Remove its usage too, which bills are made of.
+        #[arg(long)]
+        usage: bool,
+        /// Do not ask whether that is meant.
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Take its requests again.
     Resume {
         /// The tenant.
@@ -199,10 +216,10 @@ pub(crate) struct TermArgs {
     /// Whether a configured text may answer.
     #[arg(long, value_name = "BOOL")]
     pub(crate) default_answer: Option<bool>,
-    /// Whether answers may be kept to be given again. Records of jobs go after 7 days in either case.
+    /// Whether answers are kept once they are delivered.
     #[arg(long, value_name = "BOOL")]
     pub(crate) store: Option<bool>,
-    /// For how many days the tenant wants its answers kept: written down with its terms; records go after 7 days.
+    /// For how many days they are. On AWS records are kept 7 days whatever is said here.
     #[arg(long, value_name = "N")]
     pub(crate) keep_days: Option<u32>,
     /// Whether jobs whose clients have gone run to their end.

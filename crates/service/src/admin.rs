@@ -62,6 +62,7 @@ pub fn admin_router(service: Arc<Service>, key: &OperatorKey) -> Router {
         .route("/admin/v1/tenants/{id}/keys", post(new_key).get(list_keys))
         .route("/admin/v1/tenants/{id}/keys/{key}", delete(revoke_key))
         .route("/admin/v1/tenants/{id}/usage", get(usage))
+        .route("/admin/v1/tenants/{id}/erase", post(erase))
         .route("/admin/v1/jobs/{id}/explain", get(explain))
         .route("/admin/v1/pools/standing", get(list_standings))
         .route("/admin/v1/pools/{id}/order", put(give_order))
@@ -134,6 +135,10 @@ async fn list_standings(State(service): App) -> Result<Response, ApiError> {
 
 async fn give_order(State(service): App, Path(id): Path<String>, body: Bytes) -> Result<Response, ApiError> {
     Ok(json(&service.give_order(&id, &read(&body)?).await?))
+}
+
+async fn erase(State(service): App, Path(id): Path<String>, body: Bytes) -> Result<Response, ApiError> {
+    Ok(json(&service.erase_some(&id, &read(&body)?).await?))
 }
 
 async fn explain(State(service): App, Path(id): Path<String>) -> Result<Response, ApiError> {

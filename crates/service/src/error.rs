@@ -270,6 +270,13 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "response_not_found", Some("response_id"), message)
     }
 
+    /// A job whose answer is not kept any more.
+    pub(crate) fn forgotten() -> Self {
+        let message = "this answer was delivered and is not kept, as its request or its tenant's terms say";
+        let error = Self::new(StatusCode::GONE, "invalid_request_error", "answer_not_kept", None, message);
+        Self { should_retry: Some(false), ..error }
+    }
+
     /// A job that could not be run in time.
     pub(crate) fn expired() -> Self {
         let message = "the job could not be run in time";

@@ -22,6 +22,7 @@ mod control;
 pub mod control_record;
 mod debts;
 mod draft;
+mod erase;
 mod error;
 mod explain;
 mod fallback;
@@ -88,8 +89,8 @@ use health::Health;
 use memory::Memory;
 use outside::Door;
 use ports::{
-    Answers, Attempts, Blobs, Board, BucketKey, Clock, Control, Entropy, Jobs, KeyRecord, Levels, Limits, Markers,
-    Pool, PortResult, Queue, Spawner, Tally, Tenant,
+    Answers, Attempts, Blobs, Board, BucketKey, Clock, Control, Entropy, Erasure, Jobs, KeyRecord, Levels, Limits,
+    Markers, Pool, PortResult, Queue, Spawner, Tally, Tenant,
 };
 use upstreams::Outside;
 use usage::Arrears;
@@ -102,6 +103,7 @@ pub use error::ApiError;
 pub use guarded::guarded;
 pub use http::{front_router, jobs_router, router};
 pub use preload::{MOST_PREPARED, PREPARED_LIST, Prepared};
+pub use responses::noted_of;
 pub use route::Route;
 pub use work::Workplace;
 
@@ -122,6 +124,7 @@ pub struct Ports {
     pub board: Arc<dyn Board>,
     pub tally: Arc<dyn Tally>,
     pub blobs: Arc<dyn Blobs>,
+    pub erasure: Arc<dyn Erasure>,
     pub clock: Arc<dyn Clock>,
     pub spawner: Arc<dyn Spawner>,
     pub entropy: Arc<dyn Entropy>,

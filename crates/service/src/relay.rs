@@ -258,6 +258,7 @@ impl Live {
 fn ended(record: &JobRecord) -> Option<End> {
     match (record.head.state, &record.outcome) {
         (State::Parked | State::Queued | State::Running, _) => None,
+        (State::Succeeded, _) if record.forgotten => Some(End::Failed(ApiError::forgotten())),
         (State::Succeeded, Some(Ok(answer))) => Some(End::Answered(answer.clone())),
         (State::Failed, Some(Err(verdict))) => Some(End::Failed(ApiError::of_verdict(verdict))),
         (State::Cancelled, _) => Some(End::Failed(ApiError::cancelled())),

@@ -51,6 +51,9 @@ impl Service {
                 self.ports.limits.refund(&difference, now).await?;
             }
             self.learn(&record, now).await;
+            if !spec.retention.store {
+                self.forget_later(job, now);
+            }
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use penstock_policy::classes::Class;
 use penstock_policy::id::JobId;
-use penstock_policy::job::{Denied, Step};
+use penstock_policy::job::{Denied, State, Step};
 use penstock_policy::marker::{self, Asking, Known, Marker, Plan};
 use penstock_policy::time::Timestamp;
 
@@ -130,7 +130,8 @@ pub(crate) fn known(record: Option<&JobRecord>) -> Known {
     match record {
         None => Known::Absent,
         Some(record) => Known::Job {
-            state: record.head.state,
+            // An answer that is removed serves nobody: the request is run anew.
+            state: if record.forgotten { State::Expired } else { record.head.state },
             // A record without a spec is a tombstone, and has ended.
             class: record.spec.as_ref().map_or(Class::P3, |spec| spec.class),
             interest: record.head.interest,

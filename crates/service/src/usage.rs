@@ -41,6 +41,11 @@ pub(crate) fn usage_key(tenant: &TenantId, day: &str) -> TallyKey {
     TallyKey::new("usage", tenant.as_str(), day)
 }
 
+/// The tallies of every day on which a tenant may have used something.
+pub(crate) fn all_usage_keys(tenant: &TenantId, now: Timestamp) -> Vec<TallyKey> {
+    (0..=400u32).map(|back| usage_key(tenant, &Day::of(now.before(DAY * back)).name())).collect()
+}
+
 /// What a job is charged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Charge {

@@ -1,5 +1,5 @@
 //! What a tenant sees of its own work and nobody else of it: usage, explanations, jobs.
-#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -305,4 +305,77 @@ fn the_operator_s_routes_take_the_operator_s_key_alone_and_one_tenant_s_keys_are
         assert_eq!(status, StatusCode::BAD_REQUEST, "{terms}: {refused}");
     }
     assert_eq!(operate(&world, Method::POST, "/admin/v1/tenants", &json!({"id": "other"})).0, StatusCode::CONFLICT);
+}
+
+#[test]
+fn an_answer_that_is_not_to_be_stored_serves_a_retry_and_is_gone_soon_after() {
+    let mut world = world(8);
+    world.start_worker(4, TICK).unwrap();
+    let key = world.key.clone();
+    let body = json!({"model": "scripted", "temperature": 0, "store": false,
+                      "messages": [{"role": "user", "content": "for your eyes only"}]});
+    let again = |world: &mut World| call(world, &key, Method::POST, "/v1/chat/completions", &body);
+    let (_, headers, first) = again(&mut world);
+    let id = headers["x-penstock-job-id"].to_str().unwrap().to_owned();
+    pass(&mut world, Duration::from_secs(60));
+    let (status, headers, retried) = again(&mut world);
+    assert_eq!((status, &headers["x-penstock-served-by"]), (StatusCode::OK, &"l2".parse().unwrap()));
+    assert_eq!(retried["choices"], first["choices"]);
+    pass(&mut world, Duration::from_secs(70));
+    let (status, job) = get(&mut world, &key, &format!("/v1/jobs/{id}"));
+    assert_eq!((status, &job["status"], &job["result"]), (StatusCode::OK, &json!("succeeded"), &Value::Null));
+    let chunks = at_once(world.service.ports().jobs.chunks(id.parse().unwrap(), None)).unwrap();
+    assert!(chunks.is_empty());
+    let (_, headers, anew) = again(&mut world);
+    assert_eq!(headers["x-penstock-served-by"], "fresh");
+    assert_eq!(anew["choices"], first["choices"]);
+}
+
+/// Erases a tenant as the command does: part by part, waiting where it is told to.
+fn erase(world: &mut World, id: &str) -> u64 {
+    let path = format!("/admin/v1/tenants/{id}/erase");
+    let (mut ask, mut jobs) = (json!({"usage": true}), 0);
+    for _ in 0..200 {
+        let (status, part) = operate(world, Method::POST, &path, &ask);
+        assert_eq!(status, StatusCode::OK, "{part}");
+        jobs += part["jobs"].as_u64().unwrap();
+        let Some(next) = part["next"].as_str() else { return jobs };
+        ask["cursor"] = json!(next);
+        if part["waiting"] == true {
+            pass(world, Duration::from_secs(3));
+        }
+    }
+    panic!("erasing never ends");
+}
+
+#[test]
+fn a_tenant_that_is_erased_leaves_nothing_though_work_was_waiting_and_running() {
+    let mut world = world(9);
+    let (local, key) = (world.key.clone(), newcomer(&world, "acme"));
+    world.start_worker(1, TICK).unwrap();
+    let (_, headers, _) = ask(&mut world, &key, "done");
+    let done = headers["x-penstock-job-id"].to_str().unwrap().to_owned();
+    for n in 0..4 {
+        let router = penstock_service::router(Arc::clone(&world.service));
+        let body = json!({"model": "scripted", "stream": true,
+                          "messages": [{"role": "user", "content": "x".repeat(400 + n)}]});
+        let request = Request::post("/v1/chat/completions").header("authorization", format!("Bearer {key}"));
+        let request = request.body(Body::from(body.to_string())).unwrap();
+        world.client(async move {
+            let _ = router.oneshot(request).await.unwrap().into_body().collect().await;
+        });
+    }
+    pass(&mut world, Duration::from_millis(500));
+    assert_eq!(erase(&mut world, "acme"), 5);
+    pass(&mut world, Duration::from_secs(120));
+    let ports = world.service.ports();
+    let acme = TenantId::new("acme").unwrap();
+    assert!(at_once(ports.erasure.jobs_of(&acme, None)).unwrap().found.is_empty());
+    assert!(at_once(ports.jobs.chunks(done.parse().unwrap(), None)).unwrap().is_empty());
+    assert_eq!(at_once(ports.control.keys(&acme)).unwrap(), []);
+    assert_eq!(at_once(ports.control.tenant(&acme)).unwrap(), None);
+    assert_eq!(get(&mut world, &key, "/v1/models").0, StatusCode::UNAUTHORIZED);
+    assert_eq!(operate(&world, Method::GET, "/admin/v1/tenants/acme/usage", &json!({})).0, StatusCode::NOT_FOUND);
+    // Whoever else is here goes on.
+    assert_eq!(ask(&mut world, &local, "still here").0, StatusCode::OK);
 }

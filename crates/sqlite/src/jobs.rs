@@ -203,7 +203,7 @@ fn write(connection: &Connection, job: JobId, record: &JobRecord) -> rusqlite::R
     let head = &record.head;
     connection
         .prepare_cached(&format!(
-            "INSERT OR REPLACE INTO job (id, {JOB_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            "INSERT OR REPLACE INTO job (id, {JOB_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         ))?
         .execute(params![
             job.to_string(),
@@ -223,6 +223,7 @@ fn write(connection: &Connection, job: JobId, record: &JobRecord) -> rusqlite::R
             record.finished.map(Timestamp::as_millis),
             record.outcome.as_ref().map(outcome_text),
             (!record.story.is_empty()).then(|| story_text(&record.story)),
+            record.forgotten,
         ])
         .map(|_| ())
 }

@@ -9,6 +9,7 @@ mod attempts;
 mod blobs;
 mod board;
 mod control;
+mod erasure;
 mod holds;
 mod jobs;
 mod limits;
@@ -24,11 +25,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use penstock_service::Ports;
-use penstock_service::ports::{Clock, Entropy, Spawner};
+use penstock_service::ports::{Clock, Entropy, Erasure, Spawner};
 
 pub use blobs::DiskBlobs;
 pub use store::{Durability, OpenError};
 
+use erasure::Eraser;
 use store::Store;
 use watch::Bells;
 
@@ -74,11 +76,18 @@ impl Sqlite {
             control: shared.clone(),
             board: shared.clone(),
             tally: shared,
+            erasure: self.erasure(blobs.clone()),
             blobs: Arc::new(blobs),
             clock: Arc::clone(&self.clock),
             spawner,
             entropy,
         }
+    }
+
+    /// What erases the database and the folder of payloads together.
+    #[must_use]
+    pub fn erasure(&self, blobs: DiskBlobs) -> Arc<dyn Erasure> {
+        Arc::new(Eraser { sqlite: self.clone(), blobs })
     }
 
     fn on(store: Store, clock: Arc<dyn Clock>) -> Self {

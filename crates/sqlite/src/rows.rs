@@ -44,7 +44,7 @@ pub(crate) fn position(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<P
 
 /// The columns of a job, in the order [`job_record`] reads them.
 pub(crate) const JOB_COLUMNS: &str = "state, epoch, lease_until, releases, interest, last_epoch, last_seq, unsettled, \
-                                      nonce, spec, owner, digest, started, finished, outcome, story";
+                                      nonce, spec, owner, digest, started, finished, outcome, story, forgotten";
 
 /// Reads a job's record.
 pub(crate) fn job_record(row: &Row<'_>) -> rusqlite::Result<JobRecord> {
@@ -69,6 +69,7 @@ pub(crate) fn job_record(row: &Row<'_>) -> rusqlite::Result<JobRecord> {
         started: row.get::<_, Option<i64>>(12)?.map(Timestamp::from_millis),
         finished: row.get::<_, Option<i64>>(13)?.map(Timestamp::from_millis),
         outcome: outcome.map(|text| outcome_from(&text).ok_or_else(|| malformed(14, "outcome"))).transpose()?,
+        forgotten: row.get(16)?,
         story: story.map_or(Ok(Vec::new()), |text| story_from(&text).ok_or_else(|| malformed(15, "story")))?,
     })
 }

@@ -35,6 +35,8 @@ const MIGRATIONS: &[&str] = &[
      CREATE INDEX api_key_tenant ON api_key (tenant);",
     include_str!("schema_kept.sql"),
     include_str!("schema_fair.sql"),
+    // Whether a job's words are removed.
+    "ALTER TABLE job ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0;",
 ];
 
 /// The most calls committed together: bounds the delay of the first one.
@@ -98,7 +100,7 @@ pub enum OpenError {
 }
 
 type Work = Box<dyn FnOnce(&Connection) -> Reply + Send>;
-type Reply = Box<dyn FnOnce(Result<(), String>) + Send>;
+type Reply = Box<dyn FnOnce(&Connection, Result<(), String>) + Send>;
 
 /// The database.
 pub(crate) enum Store {
@@ -246,13 +248,43 @@ impl Lane {
         let boxed: Work = Box::new(move |connection| {
             let result =
                 in_transaction(connection, "SAVEPOINT call", "RELEASE call", "ROLLBACK TO call; RELEASE call", work);
-            Box::new(move |committed| {
+            Box::new(move |_, committed| {
                 let result = match committed {
                     Ok(()) => result.map_err(failure),
                     Err(cause) => Err(PortError::Unavailable { store: "sqlite", cause }),
                 };
                 // The caller may have gone.
                 let _ = answer.send(result);
+            })
+        });
+        let gone = || PortError::Unavailable { store: "sqlite", cause: "its thread has ended".to_owned() };
+        self.work.as_ref().ok_or_else(gone)?.send(boxed).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+impl Store {
+    /// Rewrites the database without the bytes of what was deleted, and empties the log. Calls that come meanwhile wait
+    /// for it, a second or so for each gigabyte.
+    pub(crate) async fn compact(&self) -> PortResult<()> {
+        match self {
+            Self::File { writer, .. } => writer.after_commit(compact).await,
+            Self::Memory(connection) => {
+                let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+                connection.execute_batch("VACUUM").map_err(failure)
+            }
+        }
+    }
+}
+
+impl Lane {
+    /// Runs `work` outside any transaction, before the next one begins.
+    async fn after_commit(&self, work: fn(&Connection) -> rusqlite::Result<()>) -> PortResult<()> {
+        let (answer, answered) = oneshot::channel();
+        let boxed: Work = Box::new(move |_| {
+            Box::new(move |connection, _| {
+                // The caller may have gone.
+                let _ = answer.send(work(connection).map_err(failure));
             })
         });
         let gone = || PortError::Unavailable { store: "sqlite", cause: "its thread has ended".to_owned() };
@@ -269,6 +301,11 @@ impl Drop for Lane {
             let _ = thread.join();
         }
     }
+}
+
+fn compact(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("VACUUM")?;
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
@@ -294,7 +331,7 @@ fn commit_group(connection: &Connection, group: impl Iterator<Item = Work>) {
         error.to_string()
     });
     for reply in replies {
-        reply(committed.clone());
+        reply(connection, committed.clone());
     }
 }
 

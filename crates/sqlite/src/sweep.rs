@@ -12,20 +12,32 @@ use rusqlite::params;
 
 use crate::{DiskBlobs, Sqlite};
 
+/// When an answer that was not to be stored must have been delivered, whatever happened.
+const DELIVERED_WITHIN: Duration = Duration::from_secs(600);
+
 impl Sqlite {
-    /// Removes jobs that ended before `before`, with their chunks, and markers, tallies and dead letters that old. Looks at every
-    /// job, so it is for now and then.
+    /// Removes jobs that have been kept as long as their tenants say (those that do not say: which ended before `before`),
+    /// with their chunks, and markers, tallies and dead letters older than `before`; and the words of answers that were
+    /// not to be stored, if whoever was to remove them has died. Looks at every job, so it is for now and then.
     ///
     /// # Errors
     /// If the database fails; nothing is removed then.
     pub async fn sweep(&self, before: Timestamp) -> PortResult<()> {
-        const ENDED: &str = "finished < ?1 AND unsettled = 0";
-        let before = before.as_millis();
+        // A job whose message may still come back is kept until it is past due, so that it is not run again.
+        const ENDED: &str = "unsettled = 0 AND coalesce(json_extract(spec, '$.due'), 0) < ?2
+            AND finished < coalesce(?2 - 1000 * json_extract(spec, '$.keep'), ?1)";
+        const UNSTORED: &str = "forgotten = 0 AND finished < ?1 AND json_extract(spec, '$.unstored') = 1";
+        let (before, now) = (before.as_millis(), self.clock.now());
+        let delivered = now.before(DELIVERED_WITHIN).as_millis();
+        let now = now.as_millis();
         self.store
             .write(move |connection| {
                 let chunks = format!("DELETE FROM chunk WHERE job IN (SELECT id FROM job WHERE {ENDED})");
-                connection.execute(&chunks, params![before])?;
-                connection.execute(&format!("DELETE FROM job WHERE {ENDED}"), params![before])?;
+                connection.execute(&chunks, params![before, now])?;
+                connection.execute(&format!("DELETE FROM job WHERE {ENDED}"), params![before, now])?;
+                let words = format!("DELETE FROM chunk WHERE job IN (SELECT id FROM job WHERE {UNSTORED})");
+                connection.execute(&words, params![delivered])?;
+                connection.execute(&format!("UPDATE job SET forgotten = 1 WHERE {UNSTORED}"), params![delivered])?;
                 connection.execute("DELETE FROM marker WHERE expires < ?1", params![before])?;
                 connection.execute("DELETE FROM attempt WHERE expires < ?1", params![before])?;
                 connection.execute("DELETE FROM answer WHERE forgotten < ?1", params![before])?;

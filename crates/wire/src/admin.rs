@@ -134,3 +134,28 @@ pub struct KeyList {
     /// The keys, sorted by id.
     pub data: Vec<KeyShown>,
 }
+
+/// A part of erasing a tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EraseSome {
+    /// `next` of the part before; absent to begin, or to begin again after a break.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Usage is removed too, and with it what bills are made of.
+    pub usage: bool,
+}
+
+/// How far erasing has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erased {
+    /// Jobs removed by this part.
+    pub jobs: u64,
+    /// Markers and waiting messages removed by this part.
+    pub traces: u64,
+    /// Jobs that workers are still letting go of, or that a handler may still accept: ask again in some seconds.
+    pub waiting: bool,
+    /// What to go on with; absent once everything is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}

@@ -4,10 +4,10 @@
 //! prompt. It travels in the message.
 
 mod accept;
-mod chunks;
+pub(crate) mod chunks;
 mod claim;
 mod guard;
-mod record;
+pub(crate) mod record;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! A job's record as an item. Beside the guards' attributes (see `guard`): `spec` what is fixed, as the message has it,
 //! `ten` the tenant, `ow` owner, `dig` digest, `sta` and `fin` started and finished (ms), `out` the outcome, `story` what
-//! happened, a list of texts.
+//! happened, a list of texts, `gone` once its words are removed.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use penstock_policy::id::{Epoch, JobId};
@@ -74,6 +74,7 @@ pub(crate) fn read(found: &Item) -> PortResult<JobRecord> {
         started: fields.maybe_moment("sta")?,
         finished: fields.maybe_moment("fin")?,
         outcome: outcome.transpose()?,
+        forgotten: fields.has("gone"),
         story: fields.texts("story")?.iter().filter_map(|text| Event::from_text(text)).collect(),
     })
 }

@@ -96,6 +96,8 @@ pub struct JobRecord {
     pub finished: Option<Timestamp>,
     /// What the worker that ended it says.
     pub outcome: Option<Outcome>,
+    /// Its words are removed: there is a record, but no answer any more.
+    pub forgotten: bool,
     /// What happened to it, in order; at most [`MOST_EVENTS`](crate::story::MOST_EVENTS).
     pub story: Vec<Event>,
 }
@@ -112,6 +114,7 @@ impl JobRecord {
             started: None,
             finished: None,
             outcome: None,
+            forgotten: false,
             story: Vec::new(),
         }
     }

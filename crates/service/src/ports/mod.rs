@@ -15,6 +15,7 @@ mod clock;
 mod control;
 mod embedding;
 mod engine;
+mod erasure;
 mod generation;
 mod holds;
 mod jobs;
@@ -33,6 +34,7 @@ pub use clock::{Clock, Entropy, Spawner};
 pub use control::{Control, Fallback, KeyRecord, Pool, PoolKind, Tenant, WorkerRecord};
 pub use embedding::{Assignment, Embedded, Embedding, Texts, VectorPlace, Vectors};
 pub use engine::{Engine, EngineFault, EngineInfo, Sequence, TokenEvent, TokenStream};
+pub use erasure::{Erasure, Forget, Page};
 pub use generation::{Generation, Sampling};
 pub use holds::{Held, HoldClaim, HoldEntry, HoldKey, HoldName, Holding};
 pub use jobs::{

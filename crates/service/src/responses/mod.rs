@@ -20,6 +20,7 @@ use crate::route::Route;
 use crate::telling::ResponseTelling;
 
 pub(crate) use noted::Noted;
+pub use noted::noted_of;
 pub(crate) use routes::{cancel, create, input_items, remove, show};
 
 /// What the stock clients put before a response's id.

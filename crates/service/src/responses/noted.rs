@@ -74,13 +74,18 @@ enum Blob {
     Cancelled,
 }
 
+/// What the names of all that is noted of a tenant's responses begin with.
+#[must_use]
+pub fn noted_of(tenant: &TenantId) -> String {
+    format!("resp/{}/", URL_SAFE_NO_PAD.encode(tenant.to_string()))
+}
+
 fn key(tenant: &TenantId, shown: JobId, blob: &Blob) -> Result<BlobKey, PortError> {
-    let owner = URL_SAFE_NO_PAD.encode(tenant.to_string());
     let suffix = match blob {
         Blob::Request => "",
         Blob::Cancelled => ".cancelled",
     };
-    BlobKey::new(&format!("resp/{owner}/{shown}{suffix}")).ok_or_else(|| corrupt("its name is malformed"))
+    BlobKey::new(&format!("{}{shown}{suffix}", noted_of(tenant))).ok_or_else(|| corrupt("its name is malformed"))
 }
 
 impl Service {
