@@ -27,7 +27,7 @@ use crate::time::Timestamp;
 
 use demand::{Load, Need, need};
 use offering::{Instance, Market, Offering, OfferingId, Stage};
-use placement::{Room, fill, surplus};
+use placement::{Gap, Room, fill, surplus};
 use report::{DrainReason, LaunchReason, Short, Step};
 use tuning::Choice;
 
@@ -244,28 +244,30 @@ impl Planning<'_> {
     /// What to launch, and what cannot be had.
     fn launches(&self) -> (Vec<Step>, Option<Short>) {
         let (mut counts, mut room, mut on_demand) = self.room();
-        let (missing, gap) = self.missing();
+        let lacking = self.limits.least_workers.saturating_sub(self.standing.workers);
+        let gap = |standing: f64| Gap { tokens_per_second: (self.target.units - standing).max(0.0), workers: lacking };
+        // Who has on-demand workers only to stand in still wants spot for all of it.
+        let (mut missing, mut of_spot) = (gap(self.standing.total()), gap(self.standing.spot));
         let mut steps = Vec::new();
-        let mut still = missing;
-        if let Some(reason) = self.stands_in(gap, &counts, room) {
+        if let Some(reason) = self.stands_in(of_spot, &counts, room) {
             let before = on_demand.workers;
             let (bought, left) = self.fill(missing, Market::OnDemand, &mut counts, &mut on_demand);
             room.workers -= before - on_demand.workers;
             room.usd_micros_per_hour = on_demand.usd_micros_per_hour;
-            still = left;
+            of_spot.workers = left.workers;
+            missing = left;
             steps.extend(bought.into_iter().map(|(offering, count)| Step::Launch { offering, count, reason }));
         }
         let reason = if self.standing.noticed > 0.0 {
             LaunchReason::Notice
-        } else if self.standing.workers < self.limits.least_workers {
+        } else if lacking > 0 {
             LaunchReason::Need(demand::Cause::Floor)
         } else {
             LaunchReason::Need(self.need.cause())
         };
-        // Who has on-demand workers only to stand in still wants spot for all of it.
-        let (bought, left) = self.fill(gap, Market::Spot, &mut counts, &mut room);
+        let (bought, left) = self.fill(of_spot, Market::Spot, &mut counts, &mut room);
         steps.extend(bought.into_iter().map(|(offering, count)| Step::Launch { offering, count, reason }));
-        let tokens_per_second = still.min(left);
+        let tokens_per_second = missing.tokens_per_second.min(left.tokens_per_second);
         let short = (tokens_per_second > placement::NOTHING).then_some(if room.workers == 0 {
             Short::Limits { tokens_per_second }
         } else {
@@ -276,34 +278,24 @@ impl Planning<'_> {
 
     /// Whether and why on demand is bought: for what is due, when launches of spot have not come for a minute, and at once
     /// when spot is short and none is to be had.
-    fn stands_in(&self, gap: f64, counts: &BTreeMap<OfferingId, u32>, room: Room) -> Option<LaunchReason> {
+    fn stands_in(&self, gap: Gap, counts: &BTreeMap<OfferingId, u32>, room: Room) -> Option<LaunchReason> {
         if let Some(class) = self.need.threatened {
             return Some(LaunchReason::Due(class));
         }
-        self.memory.short_since?;
         let (_, left) = self.fill(gap, Market::Spot, &mut counts.clone(), &mut { room });
-        let none = left > placement::NOTHING && room.workers > 0;
+        let short = self.memory.short_since.is_some() || left.workers > 0;
+        let none = short && room.workers > 0 && !left.is_closed();
         (none || lasted(self.memory.short_since, SPOT_SHORT_FOR, self.now)).then_some(LaunchReason::SpotShort)
     }
 
     fn fill(
         &self,
-        gap: f64,
+        gap: Gap,
         market: Market,
         counts: &mut BTreeMap<OfferingId, u32>,
         room: &mut Room,
-    ) -> (BTreeMap<OfferingId, u32>, f64) {
+    ) -> (BTreeMap<OfferingId, u32>, Gap) {
         fill(gap, market, self.observed.offerings, counts, room, self.now)
-    }
-
-    /// What is missing altogether, and what of spot; at least a worker for each that the floor asks for.
-    fn missing(&self) -> (f64, f64) {
-        let smallest = self.observed.offerings.iter().map(|offering| offering.tokens_per_second);
-        let smallest = smallest.filter(|units| *units > 0.0).fold(f64::INFINITY, f64::min);
-        let lacking = self.limits.least_workers.saturating_sub(self.standing.workers);
-        let floor = if lacking > 0 && smallest.is_finite() { f64::from(lacking) * smallest } else { 0.0 };
-        let over = |standing: f64| (self.target.units - standing).max(0.0).max(floor);
-        (over(self.standing.total()), over(self.standing.spot))
     }
 
     /// How many of each offering there are, and what may be bought: of all, and on demand. Who is under notice or goes

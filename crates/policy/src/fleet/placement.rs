@@ -23,19 +23,33 @@ pub(super) struct Room {
     pub(super) usd_micros_per_hour: u64,
 }
 
-/// Launches of one market that cover `gap` tokens a second as far as there is room: how many of which offering.
+/// What is missing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gap {
+    pub(super) tokens_per_second: f64,
+    /// Workers, however small.
+    pub(super) workers: u32,
+}
+
+impl Gap {
+    pub(super) fn is_closed(self) -> bool {
+        self.tokens_per_second <= NOTHING && self.workers == 0
+    }
+}
+
+/// Launches of one market that close a gap as far as there is room: how many of which offering, and what is left.
 pub(super) fn fill(
-    gap: f64,
+    gap: Gap,
     market: Market,
     offerings: &[Offering],
     counts: &mut BTreeMap<OfferingId, u32>,
     room: &mut Room,
     now: Timestamp,
-) -> (BTreeMap<OfferingId, u32>, f64) {
+) -> (BTreeMap<OfferingId, u32>, Gap) {
     let mut launches: BTreeMap<OfferingId, u32> = BTreeMap::new();
     let mut gap = gap;
     // Each round buys one worker, so the room bounds the rounds.
-    while gap > NOTHING && room.workers > 0 {
+    while !gap.is_closed() && room.workers > 0 {
         let open = offerings.iter().filter(|offering| {
             offering.market == market
                 && offering.tokens_per_second > 0.0
@@ -43,15 +57,18 @@ pub(super) fn fill(
                 && counts.get(&offering.id).copied().unwrap_or(0) < offering.most
                 && offering.usd_micros_per_hour <= room.usd_micros_per_hour
         });
-        let best = open.min_by(|a, b| rank(a, gap).partial_cmp(&rank(b, gap)).unwrap_or(core::cmp::Ordering::Equal));
+        let units = gap.tokens_per_second;
+        let best =
+            open.min_by(|a, b| rank(a, units).partial_cmp(&rank(b, units)).unwrap_or(core::cmp::Ordering::Equal));
         let Some(best) = best else { break };
         *launches.entry(best.id.clone()).or_default() += 1;
         *counts.entry(best.id.clone()).or_default() += 1;
         room.workers -= 1;
         room.usd_micros_per_hour -= best.usd_micros_per_hour;
-        gap -= best.tokens_per_second;
+        gap.tokens_per_second = (gap.tokens_per_second - best.tokens_per_second).max(0.0);
+        gap.workers = gap.workers.saturating_sub(1);
     }
-    (launches, gap.max(0.0))
+    (launches, gap)
 }
 
 /// Less is better: the step of the score, the price of what is useful of it, the name.
