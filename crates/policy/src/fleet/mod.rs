@@ -90,7 +90,7 @@ pub struct Memory {
     back_since: Option<Timestamp>,
     /// What stood when the minute of this rise began.
     rise: Option<(Timestamp, f64)>,
-    /// What stood when these five minutes of falling began.
+    /// When these five minutes of falling began, and the most that stood since.
     fall: Option<(Timestamp, f64)>,
     /// When something was launched last: what has just been bought is not sold.
     launched: Option<Timestamp>,
@@ -121,7 +121,9 @@ pub fn plan(observed: &Observed<'_>, memory: &Memory, limits: &Limits, now: Time
     let mut memory = memory.clone();
     let target = target(observed, &need, &mut memory, &standing, now);
     memory.rise = window(memory.rise, RISE_WINDOW, standing.total(), now);
-    memory.fall = window(memory.fall, FALL_WINDOW, standing.total(), now);
+    let fall = window(memory.fall, FALL_WINDOW, standing.total(), now);
+    // Measured from the most that stood: what came meanwhile does not let another worker go each time.
+    memory.fall = fall.map(|(at, units)| (at, units.max(standing.total())));
     memory.short_since = since(memory.short_since, standing.spot < SHORT * target.units, now);
     memory.back_since = since(memory.back_since, standing.spot >= BACK * target.wanted, now);
 
