@@ -180,14 +180,15 @@ async fn stock_clients_on_a_connection_that_fails_succeed_and_nothing_is_run_twi
         // The model itself misses some of the longest sequences; another's answer would miss nearly all.
         assert!(count.right * 10 >= count.answered * 9, "{} of {}", count.right, count.answered);
         if retries == "4" {
-            assert!(count.answered * 1000 >= count.asked * 990, "{} of {}", count.answered, count.asked);
+            assert!(count.answered * 100 >= count.asked * 97, "{} of {}", count.answered, count.asked);
         } else {
             asked += count.asked;
             answered += count.answered;
         }
     }
     println!("N11: {answered} of {asked} answered with the clients' own three attempts");
-    assert!(answered * 100 >= asked * 97);
+    // Three attempts that fail with 0.32 each leave 3.3 % unanswered, give or take 0.7 % of 600.
+    assert!(answered * 100 >= asked * 93);
 }
 
 /// The whole process dies in the middle and is started again where it was; the clients' retries find their jobs. What a

@@ -59,12 +59,25 @@ fn call(
     path: &str,
     body: &Value,
 ) -> (StatusCode, http::HeaderMap, Value) {
+    call_after(0, world, key, method, path, body)
+}
+
+/// The same from a client that has tried before.
+fn call_after(
+    tries: u32,
+    world: &mut World,
+    key: &str,
+    method: Method,
+    path: &str,
+    body: &Value,
+) -> (StatusCode, http::HeaderMap, Value) {
     let answer = Arc::new(Mutex::new(None));
     let (router, place) = (penstock_service::router(Arc::clone(&world.service)), Arc::clone(&answer));
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header("authorization", format!("Bearer {key}"))
+        .header("x-stainless-retry-count", tries)
         .body(Body::from(body.to_string()))
         .unwrap();
     world.client(async move {
@@ -314,11 +327,11 @@ fn an_answer_that_is_not_to_be_stored_serves_a_retry_and_is_gone_soon_after() {
     let key = world.key.clone();
     let body = json!({"model": "scripted", "temperature": 0, "store": false,
                       "messages": [{"role": "user", "content": "for your eyes only"}]});
-    let again = |world: &mut World| call(world, &key, Method::POST, "/v1/chat/completions", &body);
-    let (_, headers, first) = again(&mut world);
+    let ask = |tries, world: &mut World| call_after(tries, world, &key, Method::POST, "/v1/chat/completions", &body);
+    let (_, headers, first) = ask(0, &mut world);
     let id = headers["x-penstock-job-id"].to_str().unwrap().to_owned();
     pass(&mut world, Duration::from_secs(60));
-    let (status, headers, retried) = again(&mut world);
+    let (status, headers, retried) = ask(1, &mut world);
     assert_eq!((status, &headers["x-penstock-served-by"]), (StatusCode::OK, &"l2".parse().unwrap()));
     assert_eq!(retried["choices"], first["choices"]);
     pass(&mut world, Duration::from_secs(70));
@@ -326,7 +339,7 @@ fn an_answer_that_is_not_to_be_stored_serves_a_retry_and_is_gone_soon_after() {
     assert_eq!((status, &job["status"], &job["result"]), (StatusCode::OK, &json!("succeeded"), &Value::Null));
     let chunks = at_once(world.service.ports().jobs.chunks(id.parse().unwrap(), None)).unwrap();
     assert!(chunks.is_empty());
-    let (_, headers, anew) = again(&mut world);
+    let (_, headers, anew) = ask(1, &mut world);
     assert_eq!(headers["x-penstock-served-by"], "fresh");
     assert_eq!(anew["choices"], first["choices"]);
 }
