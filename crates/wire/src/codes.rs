@@ -94,6 +94,11 @@ pub const ERROR_CODES: &[ErrorCode] = &[
     of_client(409, "job_cancelled", "The job was cancelled while its answer was waited for."),
     of_client(409, "already_exists", "There is something of that name already."),
     of_client(410, "result_expired", "The result was kept for a while and has been removed."),
+    of_client(
+        410,
+        "answer_not_kept",
+        "The answer was delivered and is not kept, by its request or its tenant's terms.",
+    ),
     of_client(413, "request_too_large", "The body is larger than a request may be."),
     of_client(415, "unsupported_media_type", "The body is not JSON, by its `content-type` or `content-encoding`."),
     of_limit(
