@@ -87,7 +87,6 @@ fn promises_are_kept_in_steady_load() {
 }
 
 #[test]
-#[ignore = "keeps 0.94 of its promises, not 0.95: see SPECIFICATION.md, Pending"]
 fn promises_are_kept_in_a_surge_and_who_obeys_is_served() {
     let mut world = world(12);
     world.start_worker(2, TICK).unwrap();
