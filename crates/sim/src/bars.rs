@@ -108,7 +108,10 @@ pub fn run(list: &str, folder: &Path, say: &mut impl FnMut(&str)) -> Result<(), 
         traces.push((Trace::read(&series.source)?, series.main));
     }
     forecasts(&traces, say)?;
-    say(&format!("F8 one run of 50 pools with 28 days of 5 min: {:.3} s elapsed (bar 0.25 of CPU)", cost_of_50_pools()));
+    say(&format!(
+        "F8 one run of 50 pools with 28 days of 5 min: {:.3} s elapsed (bar 0.25 of CPU)",
+        cost_of_50_pools()
+    ));
     plans(&traces, say)?;
     markets(folder, say)
 }
