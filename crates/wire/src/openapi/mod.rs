@@ -81,7 +81,11 @@ fn described(operation: &Operation) -> Value {
                 json!({ "schema": schema(&mut generator(SchemaSettings::draft2020_12().for_serialize())) })
             }
             None if answer.media == JSON => json!({ "schema": { "type": "object" } }),
-            Some(_) | None => json!({ "schema": { "type": "string" } }),
+            // OpenAPI 3.1 has no word for a stream's events: a schema here would be the whole body's.
+            Some(schema) => {
+                json!({ "x-event-data": schema(&mut generator(SchemaSettings::draft2020_12().for_serialize())) })
+            }
+            None => json!({}),
         };
         held["headers"] = header_references(&told_headers(operation));
     }
