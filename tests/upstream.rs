@@ -1,5 +1,5 @@
 //! Upstreams over real connections: another `penstock up`, and a server that behaves as badly as it is told to.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 use std::path::Path;
 use std::process::Command;
