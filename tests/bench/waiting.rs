@@ -60,7 +60,7 @@ impl Server {
     /// Sends a request and leaves its connection open.
     async fn ask(&self, model: &str, number: usize) -> TcpStream {
         let stream = number % 2 == 1;
-        let body = serde_json::json!({"model": model, "max_tokens": 1, "service_tier": "flex", "stream": stream,
+        let body = serde_json::json!({"model": model, "max_tokens": 1, "service_tier": "batch", "stream": stream,
             "messages": [{"role": "user", "content": format!("R:{number}=")}]})
         .to_string();
         let head = format!(
