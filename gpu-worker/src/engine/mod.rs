@@ -9,7 +9,7 @@
 //! | [`model`], [`digest`], [`graph`], [`memory`] | what is loaded, and whether it can be |
 //! | [`template`], `turns`, `python_json`, [`tokenizer`], `vocabulary`, [`intake`] | from a conversation to tokens |
 //! | [`scheduler`], [`task`], [`decoder`] | who runs next, and on what |
-//! | [`watchdog`], [`metrics`] | whether it goes on, and what it does |
+//! | [`watchdog`], `crew`, [`metrics`] | whether it goes on, and what it does |
 //! | [`form`], [`guide`] | which tokens the demanded form allows |
 //! | [`sampler`], `draw`, `likelihood` | from logits to a token |
 //! | [`detokenizer`], [`stops`], [`dialect`], [`channels`], `tool_call`, [`answer`] | from tokens to what may be shown |
@@ -20,6 +20,7 @@ pub mod answer;
 mod any;
 pub mod attention;
 pub mod channels;
+mod crew;
 pub mod decoder;
 pub mod detokenizer;
 pub mod device;
@@ -59,7 +60,6 @@ pub mod watchdog;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -67,13 +67,13 @@ use penstock_service::ports::{Engine, EngineFault, EngineInfo, Sequence, TokenEv
 use tokio::sync::mpsc;
 
 pub use self::any::AnyEngine;
+use self::crew::Crew;
 pub use self::encoder::EncoderEngine;
 use self::intake::Intake;
 pub use self::load::{EngineConfig, LoadError, Reproducibility};
 use self::metrics::{Metrics, Recorder};
 use self::stepper::Shared;
 use self::task::Task;
-use self::watchdog::Pulse;
 
 /// Events of a sequence besides one per token: it began, inherited text, it ended, and one to spare.
 const EVENTS_BESIDES_TOKENS: usize = 4;
@@ -84,10 +84,8 @@ const THREAD_ENDED: &str = "the engine's thread has ended";
 pub struct OnnxEngine {
     info: EngineInfo,
     door: Mutex<Option<Sender<Arrival>>>,
-    stopping: Arc<AtomicBool>,
     steps: Arc<AtomicU64>,
-    pulse: Arc<Pulse>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    crew: Crew,
 }
 
 struct Arrival {
@@ -130,27 +128,18 @@ impl OnnxEngine {
         };
         // Should a later thread not start, the earlier ones end by themselves: nobody holds the other end of their
         // channels, and the watchdog is told by the stepper.
-        let threads =
-            vec![spawn("engine-steps", stepping)?, spawn("engine-intake", taking)?, spawn("engine-watch", watching)?];
-        Ok(Self { info, door: Mutex::new(Some(door)), stopping, steps, pulse, threads: Mutex::new(threads) })
+        let threads = vec![
+            Crew::spawn("engine-steps", stepping)?,
+            Crew::spawn("engine-intake", taking)?,
+            Crew::spawn("engine-watch", watching)?,
+        ];
+        Ok(Self { info, door: Mutex::new(Some(door)), steps, crew: Crew::new(stopping, pulse, threads) })
     }
 
     /// Ends every sequence with [`EngineFault::Stopping`] when the running step is over, and waits for the engine's
     /// threads. Blocks for a step at most; a second call does nothing.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-        self.door.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.pulse.stop();
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            if self.pulse.is_given_up() && !thread.is_finished() {
-                // It hangs in the model and may do so for ever.
-                continue;
-            }
-            if thread.join().is_err() {
-                tracing::error!("a thread of the engine had panicked");
-            }
-        }
+        self.crew.stop(|| drop(self.door.lock().unwrap_or_else(PoisonError::into_inner).take()));
     }
 }
 
@@ -171,8 +160,7 @@ impl Engine for OnnxEngine {
     }
 
     fn is_alive(&self) -> bool {
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        !self.pulse.is_given_up() && !threads.is_empty() && threads.iter().all(|thread| !thread.is_finished())
+        self.crew.is_alive()
     }
 
     async fn start(&self, sequence: Sequence) -> TokenStream {
@@ -194,11 +182,6 @@ impl Engine for OnnxEngine {
         }
         stream
     }
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LoadError> {
-    let builder = std::thread::Builder::new().name(name.to_owned());
-    builder.spawn(work).map_err(LoadError::Thread)
 }
 
 /// Prepares arrivals in order, until the door is closed and everything behind it is told.

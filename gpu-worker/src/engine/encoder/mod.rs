@@ -27,7 +27,6 @@ mod stepper;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -37,10 +36,11 @@ use tokio::sync::{mpsc, oneshot};
 use self::batcher::Prepared;
 use self::intake::Intake;
 use self::load::Loaded;
+use super::crew::Crew;
 use super::load::{EngineConfig, LoadError};
 use super::metrics::Recorder;
 use super::stepper::Shared;
-use super::watchdog::{self, Pulse};
+use super::watchdog;
 
 /// Where the vectors of a request go; closed if nobody wants them any more.
 pub(super) type Reply = oneshot::Sender<Result<Embedded, EngineFault>>;
@@ -56,10 +56,8 @@ struct Arrival {
 pub struct EncoderEngine {
     info: EngineInfo,
     door: Mutex<Option<Sender<Arrival>>>,
-    stopping: Arc<AtomicBool>,
     steps: Arc<AtomicU64>,
-    pulse: Arc<Pulse>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    crew: Crew,
 }
 
 impl EncoderEngine {
@@ -88,29 +86,17 @@ impl EncoderEngine {
             move || run_intake(&intake, &arrivals, &ready, &stopping)
         };
         let threads = vec![
-            super::spawn("encoder-steps", stepping)?,
-            super::spawn("encoder-intake", taking)?,
-            super::spawn("encoder-watch", watching)?,
+            Crew::spawn("encoder-steps", stepping)?,
+            Crew::spawn("encoder-intake", taking)?,
+            Crew::spawn("encoder-watch", watching)?,
         ];
-        Ok(Self { info, door: Mutex::new(Some(door)), stopping, steps, pulse, threads: Mutex::new(threads) })
+        Ok(Self { info, door: Mutex::new(Some(door)), steps, crew: Crew::new(stopping, pulse, threads) })
     }
 
     /// Ends every request with [`EngineFault::Stopping`] when the running call is over, and waits for the engine's
     /// threads. A second call does nothing.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-        self.door.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.pulse.stop();
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            if self.pulse.is_given_up() && !thread.is_finished() {
-                // It hangs in the model and may do so for ever.
-                continue;
-            }
-            if thread.join().is_err() {
-                tracing::error!("a thread of the encoder had panicked");
-            }
-        }
+        self.crew.stop(|| drop(self.door.lock().unwrap_or_else(PoisonError::into_inner).take()));
     }
 }
 
@@ -131,8 +117,7 @@ impl Engine for EncoderEngine {
     }
 
     fn is_alive(&self) -> bool {
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        !self.pulse.is_given_up() && !threads.is_empty() && threads.iter().all(|thread| !thread.is_finished())
+        self.crew.is_alive()
     }
 
     async fn start(&self, _sequence: Sequence) -> TokenStream {
@@ -152,7 +137,7 @@ impl Engine for EncoderEngine {
         };
         match answer.await {
             Ok(result) if sent => result,
-            Ok(_) | Err(_) if self.stopping.load(Ordering::Acquire) => Err(EngineFault::Stopping),
+            Ok(_) | Err(_) if self.crew.is_stopping() => Err(EngineFault::Stopping),
             Ok(_) | Err(_) => Err(EngineFault::Fault("the encoder's thread has ended".to_owned())),
         }
     }
