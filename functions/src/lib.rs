@@ -12,7 +12,7 @@ use lambda_http::{
 };
 use penstock_aws::{Aws, Names, Timeouts};
 use penstock_service::config::Config;
-use penstock_service::http_upstream::HttpUpstream;
+use penstock_service::degradation::http_upstream::HttpUpstream;
 use penstock_service::ports::{Clock, PortResult};
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
 use penstock_service::{Service, Ticked, guarded};

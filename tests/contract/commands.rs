@@ -14,13 +14,13 @@ use penstock_policy::id::{Epoch, JobId, Nonce, PoolId, TenantId, WorkerId};
 use penstock_policy::job::{End, Position, Step};
 use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
-use penstock_service::chunk::Words;
 use penstock_service::ports::{
     Acceptance, Accepted, Answer, BucketKey, Chunk, Claim, Claimed, ErrorVerdict, FinishReason, JobRecord, JobSpec,
     Likelihood, MarkerClaim, MarkerKey, Message, Part, Payload, Reservation, Stepped, Take, TakeOutcome, TakePart,
     TokenLogprob,
 };
-use penstock_service::story::{Admitted, Event};
+use penstock_service::stored::chunk::Words;
+use penstock_service::stored::story::{Admitted, Event};
 
 use crate::model::{AcceptedAs, ClaimedAs, Model, Taken, left};
 use crate::subject::{BASE_MS, Chance, POOL, Subject};

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use penstock_policy::id::{Epoch, JobId, TenantId, WorkerId};
 use penstock_policy::job::{End, Position, Step};
 use penstock_policy::time::Timestamp;
-use penstock_service::chunk::Words;
 use penstock_service::noted_of;
 use penstock_service::ports::{
     Acceptance, Accepted, Answer, BlobKey, Chunk, Claim, Claimed, FinishReason, Forget, MarkerClaim, MarkerKey,
     Message, Part, Payload, Stepped,
 };
+use penstock_service::stored::chunk::Words;
 
 use crate::queues::spec;
 use crate::subject::{BASE_MS, Chance, Subject};

@@ -10,7 +10,7 @@ use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
     Acceptance, BucketKey, Chunk, Claim, JobRecord, JobSpec, Levels, MarkerKey, Reservation, Stepped, Take,
 };
-use penstock_service::story::{self, Event};
+use penstock_service::stored::story::{self, Event};
 
 #[derive(Default)]
 pub(crate) struct Model {

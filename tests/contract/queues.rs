@@ -12,7 +12,7 @@ use penstock_policy::id::{JobId, PoolId, TenantId};
 use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{BlobKey, JobSpec, Message, Payload, QueueId, Receipt};
-use penstock_service::story::Admitted;
+use penstock_service::stored::story::Admitted;
 
 use crate::subject::{BASE_MS, Chance, POOL, Subject};
 

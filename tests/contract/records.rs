@@ -13,7 +13,7 @@ use penstock_service::ports::{
     BlobKey, BoardKey, BucketKey, Claim, Claimed, Counts, Fallback, JobSpec, KeyRecord, Pool, Posted, Stale, Take,
     TakeOutcome, TakePart, TallyKey, Tenant, TenantLimits, WorkerRecord,
 };
-use penstock_service::story::Admitted;
+use penstock_service::stored::story::Admitted;
 
 use crate::subject::{BASE_MS, Chance, POOL, Subject};
 

@@ -9,7 +9,7 @@ use penstock_policy::id::{Epoch, JobId, Nonce, WorkerId};
 use penstock_policy::job::{Denied, Step};
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{Addition, Claim, Claimed, Counts, Stepped, TallyKey};
-use penstock_service::story::{Event, MOST_EVENTS, WhyReleased};
+use penstock_service::stored::story::{Event, MOST_EVENTS, WhyReleased};
 
 use crate::queues::spec;
 use crate::subject::{BASE_MS, Chance, Subject};

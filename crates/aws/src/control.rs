@@ -9,8 +9,8 @@ use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
 use penstock_policy::id::{KeyId, PoolId, TenantId, WorkerId};
 use penstock_policy::time::Timestamp;
-use penstock_service::control_record::{pool_from, pool_text, tenant_from, tenant_text};
 use penstock_service::ports::{Control, KeyRecord, Pool, PortResult, Tenant, WorkerRecord};
+use penstock_service::stored::control::{pool_from, pool_text, tenant_from, tenant_text};
 
 use crate::Aws;
 use crate::error::{DYNAMODB, classify};

@@ -12,8 +12,8 @@ use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::error::ProvideErrorMetadata;
 use aws_sdk_sqs::types::{Message as Received, MessageSystemAttributeName, QueueAttributeName};
 use penstock_policy::time::Timestamp;
-use penstock_service::message;
 use penstock_service::ports::{Delivery, Message, PortError, PortResult, Queue, QueueId, Receipt};
+use penstock_service::stored::message;
 
 use crate::Aws;
 use crate::error::{SQS, classify};

@@ -19,11 +19,11 @@ use penstock_policy::id::TenantId;
 use penstock_policy::tenant::FallbackConsent;
 use penstock_policy::time::Timestamp;
 use penstock_service::config::Timing;
+use penstock_service::degradation::upstreams::Outside;
 use penstock_service::ports::{
     Clock, Control, Engine, EngineInfo, Entropy, Fallback, KeyRecord, Pool, PoolKind, PortError, Tenant, TenantLimits,
 };
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
-use penstock_service::upstreams::Outside;
 use penstock_service::{ApiKey, OperatorKey, Ports, Prepared, Service, guarded};
 use penstock_sqlite::{DiskBlobs, Durability, Sqlite};
 use tokio::net::TcpListener;

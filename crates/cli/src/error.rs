@@ -25,9 +25,9 @@ pub(crate) enum CliError {
     #[error("'{}' cannot be a model's name: rename the folder to 1 to 64 characters", .0.display())]
     ModelName(PathBuf),
     #[error(transparent)]
-    Upstream(#[from] penstock_service::upstreams::InvalidUpstream),
+    Upstream(#[from] penstock_service::degradation::upstreams::InvalidUpstream),
     #[error(transparent)]
-    NoTls(#[from] penstock_service::http_upstream::NoClient),
+    NoTls(#[from] penstock_service::degradation::http_upstream::NoClient),
     #[error("the store does not work: {0}")]
     Store(#[from] PortError),
     #[error("{what} {} failed: {source}", path.display())]

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use penstock_service::http_upstream::HttpUpstream;
-use penstock_service::upstreams::{Outside, UpstreamConfig};
+use penstock_service::degradation::http_upstream::HttpUpstream;
+use penstock_service::degradation::upstreams::{Outside, UpstreamConfig};
 use serde_json::json;
 
 use crate::error::CliError;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::upstreams::UpstreamConfig;
+use crate::degradation::upstreams::UpstreamConfig;
 
 /// How long things take and wait. The defaults suit production; drills shorten them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

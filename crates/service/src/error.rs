@@ -9,8 +9,8 @@ use penstock_policy::degrade::Tier;
 use penstock_policy::time::Timestamp;
 use penstock_wire::error::{BadRequest, ErrorBody};
 
+use crate::door::route::Route;
 use crate::ports::{ErrorVerdict, PortError};
-use crate::route::Route;
 
 /// An order that holds for longer names no moment to come back.
 const NO_MOMENT: Duration = Duration::from_secs(366 * 24 * 3600);

@@ -3,73 +3,25 @@
 //! Time, chance and tasks come only from ports; the AWS adapters, the SQLite adapters and the simulation are three
 //! surroundings of this one crate.
 //!
-//! A request's path: [`http`] reads it, [`obtain`] finds out whether it is known, [`admit`] accepts, [`relay`] waits for
-//! the words; on the other side of the queue [`consume`] receives, [`work`] runs one job on the engine and writes down
-//! what it says, and [`settle`] draws the consequences of its end.
+//! A request's path: [`door`] reads it, [`admission`] finds out whether it is known and accepts it, and the door waits for
+//! the words; on the other side of the queue the [`worker`] receives, runs one job on the engine, writes down what it
+//! says, and draws the consequences of its end. Beside that path, [`kept`] answers, [`degradation`], and the [`control`]
+//! tick.
 
-mod admin;
-mod admit;
-mod adopt;
-mod answering;
-mod asked;
-mod auth;
+mod admission;
 mod cached;
-mod canonical;
-pub mod chunk;
 pub mod config;
-mod consume;
 mod control;
-pub mod control_record;
-mod debts;
-mod draft;
-mod erase;
+pub mod degradation;
+mod door;
 mod error;
-mod explain;
-mod fallback;
-mod fetch;
-mod guard;
-mod guarded;
-mod health;
-mod heat;
-mod http;
-#[cfg(feature = "upstream")]
-pub mod http_upstream;
-mod keeping;
 mod kept;
-mod learning;
-pub mod limits;
-mod memory;
-pub mod message;
-mod obtain;
-mod orders;
-mod outside;
 pub mod ports;
-mod preload;
-mod quote;
-mod rates;
-mod recall;
-pub mod record;
-mod relay;
-mod rendering;
-mod responses;
-mod returning;
-mod route;
-mod settle;
-mod sharing;
-mod single_flight;
-mod standing;
-pub mod story;
+pub mod stored;
 #[cfg(feature = "system")]
 pub mod system;
-mod telling;
-mod tenants;
-mod told;
-pub mod upstreams;
-mod usage;
-mod vectors;
-mod voices;
-mod wanted;
-mod work;
+mod tenancy;
+mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -81,31 +33,31 @@ use penstock_policy::learned::Seen;
 use penstock_policy::rates::Rates;
 use penstock_policy::time::Timestamp;
 
+use admission::debts::Debts;
 use cached::Cached;
 use config::Timing;
 use control::breaker::Slots;
-use debts::Debts;
-use health::Health;
-use memory::Memory;
-use outside::Door;
+use degradation::health::Health;
+use degradation::outside::Door;
+use degradation::upstreams::Outside;
+use kept::memory::Memory;
 use ports::{
     Answers, Attempts, Blobs, Board, BucketKey, Clock, Control, Entropy, Erasure, Jobs, KeyRecord, Levels, Limits,
     Markers, Pool, PortResult, Queue, Spawner, Tally, Tenant,
 };
-use upstreams::Outside;
-use usage::Arrears;
+use tenancy::usage::Arrears;
 
-pub use admin::{OperatorKey, admin_router};
-pub use auth::ApiKey;
-pub use consume::Consumer;
 pub use control::{Ticked, TierChange};
+pub use degradation::guarded::guarded;
+pub use door::admin::{OperatorKey, admin_router};
+pub use door::auth::ApiKey;
+pub use door::http::{front_router, jobs_router, router};
+pub use door::responses::noted_of;
+pub use door::route::Route;
 pub use error::ApiError;
-pub use guarded::guarded;
-pub use http::{front_router, jobs_router, router};
-pub use preload::{MOST_PREPARED, PREPARED_LIST, Prepared};
-pub use responses::noted_of;
-pub use route::Route;
-pub use work::Workplace;
+pub use kept::preload::{MOST_PREPARED, PREPARED_LIST, Prepared};
+pub use worker::consume::Consumer;
+pub use worker::work::Workplace;
 
 /// How much memory kept answers may take: a handler on Lambda has 256 MB for everything.
 const MEMORY_BYTES: u64 = 32 << 20;
@@ -146,7 +98,7 @@ pub struct Service {
     place: u16,
     /// Tells this process from others that lead.
     serial: u32,
-    sharing: sharing::Sharing,
+    sharing: admission::sharing::Sharing,
 }
 
 struct Caches {
@@ -203,7 +155,7 @@ impl Service {
             doors: BTreeMap::new(),
             place,
             serial,
-            sharing: sharing::Sharing::default(),
+            sharing: admission::sharing::Sharing::default(),
         }
     }
 

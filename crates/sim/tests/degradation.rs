@@ -16,11 +16,11 @@ use penstock_policy::id::{KeyId, Nonce, PoolId, TenantId, WorkerId};
 use penstock_policy::tenant::{Budget, FallbackConsent, Period, TenantLimits};
 use penstock_policy::time::Timestamp;
 use penstock_service::config::Timing;
+use penstock_service::degradation::upstreams::{Outside, UpstreamConfig};
 use penstock_service::ports::{
     BlobKey, Blobs, Board, BoardKey, Clock, Control, Fallback, KeyRecord, Pool, PortError, PortResult, Posted, Stale,
     Tenant, WorkerRecord,
 };
-use penstock_service::upstreams::{Outside, UpstreamConfig};
 use penstock_service::{Ports, Service, TierChange, guarded};
 use penstock_sim::{Faults, Play, ScriptedUpstream, World, answer_to};
 use serde_json::{Value, json};

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use penstock_policy::id::{KeyId, PoolId, TenantId, WorkerId};
 use penstock_policy::time::Timestamp;
-use penstock_service::control_record::{pool_from, pool_text, tenant_from, tenant_text};
 use penstock_service::ports::{Control, KeyRecord, Pool, PortResult, Tenant, WorkerRecord};
+use penstock_service::stored::control::{pool_from, pool_text, tenant_from, tenant_text};
 use rusqlite::{OptionalExtension, Row, params};
 
 use crate::Sqlite;

@@ -4,13 +4,13 @@ use async_trait::async_trait;
 use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::job::{Denied, Head, Position, Step, apply};
 use penstock_policy::time::Timestamp;
-use penstock_service::chunk::{self, StoredWords};
 use penstock_service::ports::{
     Acceptance, Accepted, Chunk, Claim, Claimed, JobRecord, Jobs, PortResult, QueueId, Reservation, StepResult,
     Stepped, TakeOutcome, Watch,
 };
-use penstock_service::record::{outcome_text, spec_text};
-use penstock_service::story::{self, Event, story_text};
+use penstock_service::stored::chunk::{self, StoredWords};
+use penstock_service::stored::record::{outcome_text, spec_text};
+use penstock_service::stored::story::{self, Event, story_text};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::rows::{JOB_COLUMNS, ids_bytes, ids_from, job_record, malformed, position, stored};

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::select;
 use penstock_policy::time::Timestamp;
-use penstock_service::message;
 use penstock_service::ports::{Delivery, Message, PortResult, Queue, QueueId, Receipt, Watch};
+use penstock_service::stored::message;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::Sqlite;

@@ -6,8 +6,8 @@ use penstock_policy::id::{Epoch, Nonce};
 use penstock_policy::job::{Head, Position, State};
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::JobRecord;
-use penstock_service::record::{outcome_from, spec_from};
-use penstock_service::story::story_from;
+use penstock_service::stored::record::{outcome_from, spec_from};
+use penstock_service::stored::story::story_from;
 use rusqlite::{Row, types::Type};
 
 /// A `u64` in SQLite's signed integer, bit for bit.

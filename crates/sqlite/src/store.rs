@@ -25,7 +25,7 @@ const MIGRATIONS: &[&str] = &[
     // What a chunk says beyond plain text, as JSON.
     "ALTER TABLE chunk ADD COLUMN more TEXT;",
     include_str!("schema_3.sql"),
-    // What happened to a job, as JSON, penstock_service::story.
+    // What happened to a job, as JSON, penstock_service::stored::story.
     "ALTER TABLE job ADD COLUMN story TEXT;",
     include_str!("schema_holds.sql"),
     // What an owner knows a key by, and a tenant's keys together.
@@ -492,10 +492,10 @@ mod tests {
             connection.query_row(&format!("SELECT record FROM {table}"), [], |row| row.get(0)).unwrap()
         };
         let tenant = penstock_policy::id::TenantId::new("acme").unwrap();
-        let tenant = penstock_service::control_record::tenant_from(&tenant, &record("tenant")).unwrap();
+        let tenant = penstock_service::stored::control::tenant_from(&tenant, &record("tenant")).unwrap();
         assert_eq!((tenant.limits.requests.period_ns(), tenant.limits.tokens.burst()), (1000, 600));
         let pool = penstock_policy::id::PoolId::new("main").unwrap();
-        let pool = penstock_service::control_record::pool_from(&pool, &record("pool")).unwrap();
+        let pool = penstock_service::stored::control::pool_from(&pool, &record("pool")).unwrap();
         assert_eq!((pool.model.as_str(), pool.usual_output_tokens, pool.tokens_per_byte), ("say \"m\"", 99, 0.25));
     }
 

@@ -124,7 +124,7 @@ impl Aws {
             match taken.outcome {
                 TakeOutcome::Granted { reservation, levels } => {
                     spec.reservations.push(reservation.clone());
-                    spec.admitted.drawn.push(penstock_service::story::drawn(take, &levels, now));
+                    spec.admitted.drawn.push(penstock_service::stored::story::drawn(take, &levels, now));
                     // A repetition's grant may belong to a job that was accepted, and is then that job's to give back.
                     if taken.fresh {
                         done.reservations.push(reservation);

@@ -7,8 +7,8 @@
 use penstock_policy::id::{Epoch, JobId};
 use penstock_policy::job::Position;
 use penstock_policy::time::Timestamp;
-use penstock_service::chunk::{self, StoredWords};
 use penstock_service::ports::{Chunk, PortResult};
+use penstock_service::stored::chunk::{self, StoredWords};
 
 use crate::item::{Fields, Item, VERSION, b, item, n, s};
 use crate::jobs::{KEPT, record};
@@ -80,8 +80,8 @@ fn position(sort_key: &str) -> Option<Position> {
 
 #[cfg(test)]
 mod tests {
-    use penstock_service::chunk::Words;
     use penstock_service::ports::Part;
+    use penstock_service::stored::chunk::Words;
 
     use super::*;
 

@@ -8,7 +8,7 @@ use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::job::{Step, apply};
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{Claim, Claimed, JobRecord, PortResult};
-use penstock_service::story::Event;
+use penstock_service::stored::story::Event;
 
 use crate::Aws;
 use crate::item::{ms, n, s};
@@ -88,7 +88,7 @@ mod tests {
     use penstock_policy::job::Head;
     use penstock_policy::tenant::Retention;
     use penstock_service::ports::JobSpec;
-    use penstock_service::story::Admitted;
+    use penstock_service::stored::story::Admitted;
 
     use super::*;
 

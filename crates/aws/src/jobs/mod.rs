@@ -56,7 +56,7 @@ impl Jobs for Aws {
             if guard::ends(stepped.step) {
                 write.set("fin", ms(now));
                 if let Some(outcome) = &stepped.outcome {
-                    write.set("out", s(penstock_service::record::outcome_text(outcome)));
+                    write.set("out", s(penstock_service::stored::record::outcome_text(outcome)));
                 }
             }
             let written = match &stepped.addition {

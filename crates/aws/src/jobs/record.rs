@@ -6,8 +6,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use penstock_policy::id::{Epoch, JobId};
 use penstock_policy::job::{Head, Position, State};
 use penstock_service::ports::{JobRecord, JobSpec, PortResult};
-use penstock_service::record::{outcome_from, spec_from, spec_text};
-use penstock_service::story::{Event, MOST_EVENTS};
+use penstock_service::stored::record::{outcome_from, spec_from, spec_text};
+use penstock_service::stored::story::{Event, MOST_EVENTS};
 
 use crate::item::{Fields, Item, item, n, s};
 use crate::table::Write;

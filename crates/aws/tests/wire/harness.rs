@@ -21,7 +21,7 @@ use penstock_policy::id::{JobId, Nonce, PoolId, TenantId, WorkerId};
 use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{BucketKey, Claim, Clock, JobSpec, MarkerKey, Message, Payload, QueueId, Take, TakePart};
-use penstock_service::story::Admitted;
+use penstock_service::stored::story::Admitted;
 
 /// The real clock.
 pub(crate) struct WallClock;

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use penstock_policy::id::{Epoch, JobId, Nonce};
 use penstock_policy::job::{Denied, End, Head, Position, State, Step, apply};
-use penstock_service::chunk::Words;
 use penstock_service::ports::{
     Answer, Chunk, Claimed, ErrorVerdict, FinishReason, JobRecord, Jobs, Part, StepResult, Stepped,
 };
+use penstock_service::stored::chunk::Words;
 
 use crate::harness::*;
 

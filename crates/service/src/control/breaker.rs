@@ -13,7 +13,7 @@ use penstock_policy::id::PoolId;
 use penstock_policy::time::Timestamp;
 
 use crate::Service;
-use crate::health::{begin_of, key_of, read, slot_of};
+use crate::degradation::health::{begin_of, key_of, read, slot_of};
 use crate::ports::{PortResult, WorkerRecord};
 
 /// After its end a slot is added to for as long as counts are gathered, and a little longer on a slow store.

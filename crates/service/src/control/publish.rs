@@ -15,10 +15,10 @@ use penstock_policy::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::Service;
-use crate::learning::{ends_key, error_from, span_of};
+use crate::admission::rates::{ASSUMED_RATE, ASSUMED_SLOTS, key_of, rates_text, usual_job_tokens};
+use crate::admission::returning::queue_key;
 use crate::ports::{BoardKey, Counts, Pool, PortResult, QueueId, Reservation, WorkerRecord};
-use crate::rates::{ASSUMED_RATE, ASSUMED_SLOTS, key_of, rates_text, usual_job_tokens};
-use crate::returning::queue_key;
+use crate::worker::learning::{ends_key, error_from, span_of};
 
 /// Spans that are looked back upon.
 const SPANS: i64 = 60;

@@ -16,9 +16,9 @@ use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 
 use super::{Addition, AttemptClaim, BucketKey, Levels, MarkerKey, Message, PortResult, Reservation, Take};
-use crate::chunk::Words;
-use crate::route::Route;
-use crate::story::{Admitted, Event};
+use crate::door::route::Route;
+use crate::stored::chunk::Words;
+use crate::stored::story::{Admitted, Event};
 
 /// What is fixed about a job when it is accepted. Travels in the message, and makes the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ pub struct JobRecord {
     pub outcome: Option<Outcome>,
     /// Its words are removed: there is a record, but no answer any more.
     pub forgotten: bool,
-    /// What happened to it, in order; at most [`MOST_EVENTS`](crate::story::MOST_EVENTS).
+    /// What happened to it, in order; at most [`MOST_EVENTS`](crate::stored::story::MOST_EVENTS).
     pub story: Vec<Event>,
 }
 

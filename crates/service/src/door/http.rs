@@ -1,0 +1,304 @@
+//! The routes: bytes in, a use case, bytes out. Nothing is decided here.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::BodyExt;
+use penstock_policy::id::JobId;
+use penstock_policy::time::Timestamp;
+use penstock_wire::chat::{ChatRequest, MAX_BODY_BYTES};
+use penstock_wire::completions::CompletionRequest;
+use penstock_wire::embeddings::EmbeddingsRequest;
+use penstock_wire::models::{Model, ModelList};
+use tracing::Instrument;
+
+use crate::Service;
+use crate::admission::admit::Admission;
+use crate::admission::wanted::Wanted;
+use crate::degradation::fallback::Obtained;
+use crate::door::answering::{Answering, json, whole};
+use crate::door::asked::Asked;
+use crate::door::responses;
+use crate::door::telling::{ChatTelling, CompletionsTelling, Heading, Telling};
+use crate::door::told::told;
+use crate::error::ApiError;
+use crate::ports::{Pool, PoolKind, Tenant};
+use crate::tenancy::usage::Days;
+
+type App = State<Arc<Service>>;
+
+/// All routes: what the embedded server offers.
+pub fn router(service: Arc<Service>) -> Router {
+    with_fallbacks(front().merge(jobs()), service)
+}
+
+/// The inference routes: what the Lambda `front` offers.
+pub fn front_router(service: Arc<Service>) -> Router {
+    with_fallbacks(front(), service)
+}
+
+/// The routes about jobs and models: what the Lambda `jobs` offers.
+pub fn jobs_router(service: Arc<Service>) -> Router {
+    with_fallbacks(jobs(), service)
+}
+
+fn front() -> Router<Arc<Service>> {
+    Router::new()
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(completions))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{id}", get(responses::show).delete(responses::remove))
+        .route("/v1/responses/{id}/cancel", post(responses::cancel))
+        .route("/v1/responses/{id}/input_items", get(responses::input_items))
+        .route("/v1/embeddings", post(embeddings))
+        .route("/healthz", get(health))
+}
+
+fn jobs() -> Router<Arc<Service>> {
+    Router::new()
+        .route("/openapi.json", get(openapi))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{model}", get(model))
+        .route("/v1/jobs/{id}", get(job).delete(cancel))
+        .route("/v1/jobs/{id}/explain", get(explain))
+        .route("/v1/usage", get(usage))
+        .route("/v1/promises", get(promises))
+}
+
+fn with_fallbacks(router: Router<Arc<Service>>, service: Arc<Service>) -> Router {
+    router
+        .fallback(async |request: Request| ApiError::no_such_route(request.method(), request.uri().path()))
+        .method_not_allowed_fallback(async |request: Request| {
+            ApiError::wrong_method(request.method(), request.uri().path())
+        })
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&service), name_request))
+        .with_state(service)
+}
+
+/// Gives every answer an `x-request-id`, which the stock clients show to their users, and the time until its first byte;
+/// and every refusal that was not ours, such as of a path that is no text, our form.
+async fn name_request(State(service): App, request: Request, next: axum::middleware::Next) -> Response {
+    let clock = Arc::clone(&service.ports().clock);
+    let begun = clock.now();
+    let id = JobId::new(begun, service.ports().entropy.draw());
+    let span = tracing::info_span!("request", id = %format_args!("req_{id}"), path = request.uri().path());
+    let mut response = in_our_form(next.run(request).instrument(span).await);
+    let took = u64::try_from(clock.now().since(begun).as_millis()).unwrap_or(u64::MAX);
+    response.headers_mut().insert("openai-processing-ms", HeaderValue::from(took));
+    if let Ok(value) = HeaderValue::from_str(&format!("req_{id}")) {
+        response.headers_mut().insert("x-request-id", value);
+    }
+    response
+}
+
+fn in_our_form(response: Response) -> Response {
+    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|media| media == "application/json");
+    if !response.status().is_client_error() || is_json {
+        return response;
+    }
+    ApiError::invalid("path", "invalid_value", "the path cannot be read: its '%' escapes are no text").into_response()
+}
+
+async fn health() -> Response {
+    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], "{\"status\":\"ok\"}").into_response()
+}
+
+async fn openapi() -> Response {
+    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], penstock_wire::OPENAPI).into_response()
+}
+
+async fn models(State(service): App, headers: HeaderMap) -> Result<Response, ApiError> {
+    let now = service.ports().clock.now();
+    service.authenticate(&headers, now).await?;
+    let pools = service.pools(now).await?;
+    let list = pools.iter().map(entry).collect();
+    Ok(json(&ModelList::new(list)))
+}
+
+fn entry(pool: &Pool) -> Model {
+    let kind = match pool.kind {
+        PoolKind::Generation => "generation",
+        PoolKind::Embedding => "embedding",
+    };
+    Model::new(&pool.model, pool.created.as_secs(), kind, pool.context_length)
+}
+
+async fn model(State(service): App, headers: HeaderMap, Path(name): Path<String>) -> Result<Response, ApiError> {
+    let now = service.ports().clock.now();
+    service.authenticate(&headers, now).await?;
+    let pools = service.pools(now).await?;
+    match pools.iter().find(|pool| pool.model == name) {
+        Some(pool) => Ok(json(&entry(pool))),
+        None => {
+            let known: Vec<&str> = pools.iter().map(|pool| pool.model.as_str()).collect();
+            Err(ApiError::no_such_model(&name, &known))
+        }
+    }
+}
+
+async fn job(State(service): App, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, ApiError> {
+    let tenant = service.authenticate(&headers, service.ports().clock.now()).await?;
+    let id = id.parse().map_err(|_| ApiError::no_such_job())?;
+    Ok(json(&service.job(&tenant, id).await?))
+}
+
+async fn explain(State(service): App, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, ApiError> {
+    let tenant = service.authenticate(&headers, service.ports().clock.now()).await?;
+    let id = id.parse().map_err(|_| ApiError::no_such_job())?;
+    Ok(json(&service.explain(&tenant, id).await?))
+}
+
+async fn usage(State(service): App, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    let now = service.ports().clock.now();
+    let tenant = service.authenticate(&headers, now).await?;
+    let days = Days::read(query.as_deref().unwrap_or_default(), now)?;
+    Ok(json(&service.usage(&tenant.id, &days).await?))
+}
+
+async fn cancel(State(service): App, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, ApiError> {
+    let tenant = service.authenticate(&headers, service.ports().clock.now()).await?;
+    let id = id.parse().map_err(|_| ApiError::no_such_job())?;
+    Ok(json(&service.cancel(&tenant, id).await?))
+}
+
+/// How well promises have been kept lately: the deployment's own figures, of no tenant in particular.
+async fn promises(State(service): App, headers: HeaderMap) -> Result<Response, ApiError> {
+    let now = service.ports().clock.now();
+    service.authenticate(&headers, now).await?;
+    Ok(json(&service.promises_kept(now).await?))
+}
+
+async fn chat(State(service): App, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let now = service.ports().clock.now();
+    let tenant = service.authenticate(&headers, now).await?;
+    let request = ChatRequest::parse(&read(&headers, body).await?)?;
+    let (choices, include_usage) = (request.n, request.include_usage);
+    let telling = |heading| Box::new(ChatTelling::new(heading, choices, include_usage)) as Box<dyn Telling>;
+    answer(service, &tenant, &headers, &request, now, telling).await
+}
+
+async fn completions(State(service): App, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let now = service.ports().clock.now();
+    let tenant = service.authenticate(&headers, now).await?;
+    let request = CompletionRequest::parse(&read(&headers, body).await?)?.ask;
+    let include_usage = request.include_usage;
+    let telling = |heading| Box::new(CompletionsTelling::new(heading, include_usage)) as Box<dyn Telling>;
+    answer(service, &tenant, &headers, &request, now, telling).await
+}
+
+/// Finds what answers a request, and answers in its route's form.
+async fn answer(
+    service: Arc<Service>,
+    tenant: &Tenant,
+    headers: &HeaderMap,
+    request: &ChatRequest,
+    now: Timestamp,
+    telling: impl FnOnce(Heading) -> Box<dyn Telling>,
+) -> Result<Response, ApiError> {
+    let (wanted, asked) = (Wanted::Chat(request), Asked::read(headers)?);
+    let route = wanted.route();
+    if asked.dry_run {
+        return service.answer_dry(tenant, wanted, now).await.map_err(|error| error.in_terms_of(route));
+    }
+    let obtained = match service.answer(tenant, wanted, &asked, now).await {
+        Ok(obtained) => obtained,
+        Err(error) => return Ok(service.with_limits(error.in_terms_of(route), tenant, now)),
+    };
+    let Obtained { admission, source, made } = obtained;
+    let mut told = told(&admission, tenant, now);
+    made.tell(&mut told);
+    let telling = telling(admission.heading(&request.model));
+    let Admission { created, wait, .. } = admission;
+    let answering = Answering { service, route, telling, created, wait };
+    let mut response = if request.stream { answering.streamed(source).await? } else { answering.whole(source).await? };
+    response.headers_mut().extend(told);
+    Ok(response)
+}
+
+async fn embeddings(State(service): App, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let now = service.ports().clock.now();
+    let tenant = service.authenticate(&headers, now).await?;
+    let request = EmbeddingsRequest::parse(&read(&headers, body).await?)?;
+    let (wanted, asked) = (Wanted::Embeddings(&request), Asked::read(&headers)?);
+    let Obtained { admission, source, made } = service.answer(&tenant, wanted, &asked, now).await?;
+    let mut told = told(&admission, &tenant, now);
+    made.tell(&mut told);
+    let write = service.write_vectors(request.model, request.encoding);
+    let mut response = whole(service, source, write).await?;
+    response.headers_mut().extend(told);
+    Ok(response)
+}
+
+/// How much of a body that is too large is read and thrown away. A client that is answered while it still sends often
+/// sees a broken connection instead of the answer.
+const DRAINED_BYTES: usize = 64 << 20;
+
+/// The body of a request that brings JSON.
+pub(crate) async fn read(headers: &HeaderMap, mut body: Body) -> Result<Vec<u8>, ApiError> {
+    let wrong_media = wrong_media(headers);
+    let (mut gathered, mut length) = (Vec::new(), 0usize);
+    while let Some(frame) = body.frame().await {
+        let broken = |_| ApiError::invalid("body", "invalid_body", "the body broke off before its end");
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length <= MAX_BODY_BYTES {
+            gathered.extend_from_slice(&data);
+        } else {
+            gathered = Vec::new();
+        }
+        if length > DRAINED_BYTES {
+            break;
+        }
+    }
+    if length > MAX_BODY_BYTES {
+        return Err(ApiError::too_large(MAX_BODY_BYTES));
+    }
+    match wrong_media {
+        Some(what) => Err(ApiError::wrong_media(&what)),
+        None => Ok(gathered),
+    }
+}
+
+/// What a body is, by its headers, if it is not JSON. One that says nothing, or what `curl` says of any body, is read.
+fn wrong_media(headers: &HeaderMap) -> Option<String> {
+    let text = |name: header::HeaderName| {
+        let value = headers.get(name)?;
+        Some(String::from_utf8_lossy(value.as_bytes()).trim().to_ascii_lowercase())
+    };
+    if let Some(encoding) = text(header::CONTENT_ENCODING).filter(|encoding| encoding != "identity") {
+        return Some(encoding);
+    }
+    let media = text(header::CONTENT_TYPE)?;
+    let essence = media.split(';').next().unwrap_or_default().trim();
+    let is_read = ["", "application/json", "text/plain", "application/x-www-form-urlencoded"].contains(&essence)
+        || essence.ends_with("+json");
+    (!is_read).then(|| essence.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_says_that_it_is_no_json_is_not_read_as_json() {
+        for (name, value, expected) in [
+            ("content-type", "application/json; charset=utf-8", None),
+            ("content-type", "Application/JSON", None),
+            ("content-type", "application/x-www-form-urlencoded", None),
+            ("content-type", "multipart/form-data; boundary=x", Some("multipart/form-data")),
+            ("content-type", "application/xml", Some("application/xml")),
+            ("content-encoding", "identity", None),
+            ("content-encoding", "gzip", Some("gzip")),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            assert_eq!(wrong_media(&headers).as_deref(), expected, "{name}: {value}");
+        }
+        assert_eq!(wrong_media(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,7 @@
+//! Stored forms, versioned, the same on every store.
+
+pub mod chunk;
+pub mod control;
+pub mod message;
+pub mod record;
+pub mod story;

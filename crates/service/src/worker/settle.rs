@@ -1,0 +1,115 @@
+//! The consequences of a job's end: exactly once per job, whoever draws them.
+//!
+//! A terminal write leaves the record `unsettled`. Whoever is granted [`Step::Settle`] gives back what the job had
+//! reserved and did not use (or takes the rest, if it used more): of its tenant's token limit, and of its pool's virtual
+//! queue, which would otherwise hold work that nobody will do. Granted means exactly once; a settler that dies right
+//! after leaves the buckets a little poorer until they have refilled, never richer.
+//!
+//! What was used is added to the tenant's tally of the day by the very write that settles, so that each job counts exactly
+//! once, whoever dies in between.
+//!
+//! What counts as used: of an answer, its tokens. Of a job that failed or never ran, nothing. A job that was cancelled
+//! after a worker had begun is charged to its tenant as estimated: what it streamed was seen, and how much more was
+//! computed nobody counted. To its pool it costs nothing more.
+
+use penstock_policy::gcra::Spent;
+use penstock_policy::id::{Epoch, JobId};
+use penstock_policy::job::{State, Step};
+
+use crate::Service;
+use crate::ports::{BucketKey, JobRecord, JobSpec, PortResult, Reservation, Stepped};
+use crate::stored::story::Event;
+
+impl Service {
+    /// Settles a job that has ended; does nothing if it is settled already or has not ended.
+    ///
+    /// # Errors
+    /// If the store does not answer; the job stays unsettled and the reconciler finds it.
+    pub(crate) async fn settle(&self, job: JobId) -> PortResult<()> {
+        let Some(record) = self.ports.jobs.record(job).await?.filter(|record| record.head.unsettled) else {
+            return Ok(());
+        };
+        let now = self.ports.clock.now();
+        let Some(spec) = &record.spec else {
+            // A tombstone that was written before the record: nothing is known that could be charged.
+            self.ports.jobs.step(job, &Stepped::from(Step::Settle), self.nonce(), now).await?.ok();
+            return Ok(());
+        };
+        // Before the end counts as settled: whoever finds it unsettled keeps the answer again.
+        self.keep_answer(job, &record, now).await?;
+        let charge = self.charge(spec, &record).await?;
+        // Before the end counts as settled: whoever finds it unsettled ends what is left of them. A hold ends once.
+        self.end_holds(job, &spec.admitted.holds, charge.cost.0, now).await?;
+        let settle = Stepped {
+            step: Step::Settle,
+            outcome: None,
+            event: Some(Event::Settled { at: now, cost: charge.cost }),
+            addition: Some(charge.addition(&spec.tenant, record.finished.unwrap_or(now))),
+        };
+        if self.ports.jobs.step(job, &settle, self.nonce(), now).await?.is_ok() {
+            for difference in differences(spec, &record) {
+                self.ports.limits.refund(&difference, now).await?;
+            }
+            self.learn(&record, now).await;
+            if !spec.retention.store {
+                self.forget_later(job, now);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn was_broken_off(record: &JobRecord) -> bool {
+    record.head.state == State::Cancelled && record.head.epoch > Epoch(0)
+}
+
+/// What is to be given back of each reservation; negative where more was used than reserved.
+fn differences(spec: &JobSpec, record: &JobRecord) -> Vec<Reservation> {
+    let used = match &record.outcome {
+        Some(Ok(answer)) => u64::from(answer.prompt_tokens) + u64::from(answer.completion_tokens),
+        Some(Err(_)) | None => 0,
+    };
+    let broken_off = was_broken_off(record);
+    let back = |spent: &Spent, used: u64| Spent {
+        cost_ns: unused(spent.cost_ns, spec.estimated_tokens, used),
+        generation: spent.generation,
+    };
+    let of = |reservation: &Reservation| {
+        let spent = match &reservation.key {
+            // The request itself counts, whatever became of it, against its rate and its growth; tokens count as used.
+            BucketKey::Tenant { .. } => reservation
+                .spent
+                .iter()
+                .enumerate()
+                .map(|(part, spent)| match part {
+                    1 => back(spent, if broken_off { spec.estimated_tokens } else { used }),
+                    _ => Spent { cost_ns: 0, ..*spent },
+                })
+                .collect(),
+            // An upstream's money is settled with its answer, and no job holds any.
+            BucketKey::Upstream { .. } => Vec::new(),
+            BucketKey::VirtualQueue { .. } => reservation.spent.iter().map(|spent| back(spent, used)).collect(),
+        };
+        Reservation { key: reservation.key.clone(), spent }
+    };
+    spec.reservations.iter().map(of).collect()
+}
+
+/// What of a cost for `estimated` units is left when `used` of them were used; negative if more were.
+pub(crate) fn unused(cost_ns: i64, estimated: u64, used: u64) -> i64 {
+    let (Ok(estimated), Ok(used)) = (i64::try_from(estimated.max(1)), i64::try_from(used)) else { return 0 };
+    let period_ns = cost_ns / estimated;
+    cost_ns.saturating_sub(period_ns.saturating_mul(used))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_used_is_given_back_and_what_was_overdrawn_is_taken() {
+        assert_eq!(unused(1000, 100, 30), 700);
+        assert_eq!(unused(1000, 100, 120), -200);
+        assert_eq!(unused(0, 0, 5), 0);
+    }
+}
