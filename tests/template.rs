@@ -203,7 +203,7 @@ fn what_no_client_calls_is_called_by_a_schedule_that_outlives_no_call() {
 
 #[test]
 fn the_api_has_the_routers_routes_each_on_the_function_that_serves_it() {
-    let router = source("crates/service/src/http.rs");
+    let router = source("crates/service/src/door/http.rs");
     for (binary, (name, _)) in functions() {
         let main = source(&format!("functions/src/bin/{binary}.rs"));
         if SCHEDULED.contains(&binary) {
@@ -320,8 +320,12 @@ fn queues_keep_messages_longer_than_their_class_is_patient_and_payloads_longer_s
     let life = penstock_policy::cache::LONGEST.mul_f64(1.3) + penstock_policy::cache::STALE_FOR;
     assert!(days("kept/") > life, "a kept answer could vanish before its entry");
     assert!(days("resp/") >= days("req/"), "a response could vanish before its job");
-    let writers =
-        [("req/", "draft.rs"), ("res/", "work/embedding.rs"), ("kept/", "keeping.rs"), ("resp/", "responses/noted.rs")];
+    let writers = [
+        ("req/", "admission/draft.rs"),
+        ("res/", "worker/work/embedding.rs"),
+        ("kept/", "kept/keeping.rs"),
+        ("resp/", "door/responses/noted.rs"),
+    ];
     for (prefix, file) in writers {
         let code = source(&format!("crates/service/src/{file}"));
         assert!(code.contains(&format!("\"{prefix}{{")), "{prefix} lies elsewhere");
