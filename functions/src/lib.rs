@@ -15,6 +15,7 @@ use penstock_service::config::Config;
 use penstock_service::degradation::http_upstream::HttpUpstream;
 use penstock_service::ports::{Clock, PortResult};
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
+use penstock_service::telemetry::emf::Emf;
 use penstock_service::{Service, Ticked, guarded};
 use tower::ServiceExt;
 
@@ -79,11 +80,13 @@ async fn connect() -> Result<Arc<Service>, Error> {
     // An emulator shares this machine's cores: what is lost in a region's 250 ms is only slow there.
     let timeouts = if config.endpoint.is_some() { Timeouts::patient() } else { Timeouts::default() };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    // Lambda makes log lines of what is printed, and CloudWatch makes metrics of these.
+    let meter = Emf::new(&config.stage, Arc::clone(&clock), Box::new(std::io::stdout()));
     let aws = Aws::connect(Names::from(&config), timeouts, config.endpoint.as_deref(), clock).await;
     let ports = Arc::new(aws).ports(Arc::new(TaskSpawner), Arc::new(OsEntropy));
     let outsides = config.upstreams.into_iter().map(HttpUpstream::outside).collect::<Result<Vec<_>, _>>()?;
     let service = Service::new(guarded(ports), config.timing, secret.as_bytes()).with_upstreams(outsides);
-    Ok(Arc::new(service))
+    Ok(Arc::new(service.with_meter(Arc::new(meter))))
 }
 
 /// Takes API Gateway's stage off the path: the router knows `/v1/...`, whatever the stage is called.

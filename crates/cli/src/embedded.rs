@@ -24,6 +24,7 @@ use penstock_service::ports::{
     Clock, Control, Engine, EngineInfo, Entropy, Fallback, KeyRecord, Pool, PoolKind, PortError, Tenant, TenantLimits,
 };
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
+use penstock_service::telemetry::prometheus::Prometheus;
 use penstock_service::{ApiKey, OperatorKey, Ports, Prepared, Service, guarded};
 use penstock_sqlite::{DiskBlobs, Durability, Sqlite};
 use tokio::net::TcpListener;
@@ -134,12 +135,16 @@ impl Embedded {
         let ports = sqlite.ports(blobs.clone(), Arc::new(TaskSpawner), Arc::new(OsEntropy));
         let timing = Timing { stream_flush: Duration::from_millis(20), ..Timing::default() };
         let secret = marker_secret(&folder)?;
-        let service = |ports: &Ports| Arc::new(Service::new(ports.clone(), timing, secret.as_bytes()));
+        let meter = Arc::new(Prometheus::default());
+        let service = |ports: &Ports| {
+            let service = Service::new(ports.clone(), timing, secret.as_bytes());
+            Arc::new(service.with_meter(Arc::clone(&meter) as _))
+        };
         let (stop_listening, stopped) = tokio::sync::oneshot::channel::<()>();
         let address = listener.local_addr().map_err(|source| CliError::Listen { port: plan.port, source })?;
         let gateway_alone = engines.is_empty() && !outsides.is_empty();
         let front = Service::new(guarded(ports.clone()), timing, secret.as_bytes()).with_upstreams(outsides);
-        let front = Arc::new(front);
+        let front = Arc::new(front.with_meter(Arc::clone(&meter) as _));
         let always = gateway_alone.then_some((Order::Fallbacks, Timestamp::MAX));
         for model in &models {
             // An order lasts no longer than the process it was given to.
@@ -152,7 +157,8 @@ impl Embedded {
         let operator = OperatorKey::generate(|| OsEntropy.draw());
         private_file(&operator_key(&folder), &format!("{}\n", operator.expose()))?;
         let admin = penstock_service::admin_router(Arc::clone(&front), &operator);
-        let router = penstock_service::router(Arc::clone(&front)).merge(admin).merge(metrics_route(metrics));
+        let router =
+            penstock_service::router(Arc::clone(&front)).merge(admin).merge(metrics_route(metrics, Arc::clone(&meter)));
         // Answers go out as they are written: a stream's words must not wait for the next ones.
         let listener = listener.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {
@@ -294,10 +300,12 @@ fn load(
     Ok(loaded)
 }
 
-/// What the engines do, for Prometheus: `GET /metrics`.
-fn metrics_route(metrics: Metrics) -> Router {
+/// What happens to requests and what the engines do, for Prometheus: `GET /metrics`.
+fn metrics_route(engines: Metrics, service: Arc<Prometheus>) -> Router {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Router::new().route("/metrics", get(async move || ([(CONTENT_TYPE, OPEN_METRICS)], metrics.text())))
+    // Each text says where it ends; only the last may.
+    let text = move || format!("{}{}", service.text().trim_end_matches("# EOF\n"), engines.text());
+    Router::new().route("/metrics", get(async move || ([(CONTENT_TYPE, OPEN_METRICS)], text())))
 }
 
 /// Writes the pools down, with what the engines measured; a front door without workers takes a cautious guess.

@@ -20,6 +20,7 @@ pub mod ports;
 pub mod stored;
 #[cfg(feature = "system")]
 pub mod system;
+pub mod telemetry;
 mod tenancy;
 mod worker;
 
@@ -45,6 +46,7 @@ use ports::{
     Answers, Attempts, Blobs, Board, BucketKey, Clock, Control, Entropy, Erasure, Jobs, KeyRecord, Levels, Limits,
     Markers, Pool, PortResult, Queue, Spawner, Tally, Tenant,
 };
+use telemetry::{Meter, Silent};
 use tenancy::usage::Arrears;
 
 pub use control::{Ticked, TierChange};
@@ -99,6 +101,7 @@ pub struct Service {
     /// Tells this process from others that lead.
     serial: u32,
     sharing: admission::sharing::Sharing,
+    meter: Arc<dyn Meter>,
 }
 
 struct Caches {
@@ -156,6 +159,7 @@ impl Service {
             place,
             serial,
             sharing: admission::sharing::Sharing::default(),
+            meter: Arc::new(Silent),
         }
     }
 
@@ -164,6 +168,12 @@ impl Service {
     pub fn with_upstreams(self, upstreams: impl IntoIterator<Item = Outside>) -> Self {
         let door = |outside: Outside| (outside.config.name.clone(), Arc::new(Door::new(outside)));
         Self { doors: upstreams.into_iter().map(door).collect(), ..self }
+    }
+
+    /// The same, telling `meter` what is measured.
+    #[must_use]
+    pub fn with_meter(self, meter: Arc<dyn Meter>) -> Self {
+        Self { meter, ..self }
     }
 
     /// The ports, for compositions that set records up.

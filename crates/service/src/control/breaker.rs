@@ -8,13 +8,14 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use penstock_policy::admission::WORKER_SILENCE;
-use penstock_policy::degrade::{self, Evidence, LONGEST_WINDOW, Reason, SLOT, Tier, Workers};
+use penstock_policy::degrade::{self, Evidence, LONGEST_WINDOW, Reason, SLOT, Standing, Tier, Workers};
 use penstock_policy::id::PoolId;
 use penstock_policy::time::Timestamp;
 
 use crate::Service;
 use crate::degradation::health::{begin_of, key_of, read, slot_of};
 use crate::ports::{PortResult, WorkerRecord};
+use crate::telemetry::{Label, Metric};
 
 /// After its end a slot is added to for as long as counts are gathered, and a little longer on a slow store.
 const SETTLED_AFTER: Duration = Duration::from_secs(20);
@@ -57,6 +58,7 @@ impl Service {
                     Some(degrade::evaluate(standing, &evidence, now)).filter(|next| next != standing)
                 })
                 .await?;
+            self.measure_standing(&pool.id, &standing, &slots, now);
             if standing.tier != from {
                 let reason = standing.reason;
                 let (to, pool) = (standing.tier, pool.id.clone());
@@ -65,6 +67,25 @@ impl Service {
             }
         }
         Ok(changes)
+    }
+
+    /// Measures where a pool stands, and the newest slot that nobody adds to any more.
+    fn measure_standing(
+        &self,
+        pool: &PoolId,
+        standing: &Standing,
+        slots: &[(Timestamp, degrade::Counts)],
+        now: Timestamp,
+    ) {
+        let settled = slots.iter().filter(|(begin, _)| begin.after(SLOT + SETTLED_AFTER) <= now);
+        let newest = settled.max_by_key(|(begin, _)| *begin).map(|(_, counts)| *counts).unwrap_or_default();
+        let values = [
+            (Metric::Tier, f64::from(standing.tier.number())),
+            (Metric::Starts, newest.started as f64),
+            (Metric::LateStarts, newest.late as f64),
+            (Metric::Failures, (newest.errors + newest.timeouts) as f64),
+        ];
+        self.meter.record(&[(Label::Pool, pool.as_str())], &values);
     }
 
     async fn slots(&self, pool: &PoolId, now: Timestamp) -> PortResult<Vec<(Timestamp, degrade::Counts)>> {

@@ -15,6 +15,7 @@ use penstock_wire::promises::{PromiseFigures, PromiseList};
 
 use crate::Service;
 use crate::ports::{BoardKey, PortResult};
+use crate::telemetry::Metric;
 use publish::{Memory, memory_key};
 
 pub use breaker::TierChange;
@@ -42,6 +43,7 @@ impl Service {
         if !self.lead(now).await? {
             return Ok(Ticked::Elsewhere);
         }
+        self.meter.record(&[], &[(Metric::ControlTicks, 1.0)]);
         let mut ticked = Ticked::Idle;
         for pool in self.pools(now).await?.iter() {
             if self.publish(pool, now).await? {

@@ -18,6 +18,7 @@ use crate::Service;
 use crate::admission::rates::{ASSUMED_RATE, ASSUMED_SLOTS, key_of, rates_text, usual_job_tokens};
 use crate::admission::returning::queue_key;
 use crate::ports::{BoardKey, Counts, Pool, PortResult, QueueId, Reservation, WorkerRecord};
+use crate::telemetry::{Label, Metric};
 use crate::worker::learning::{ends_key, error_from, span_of};
 
 /// Spans that are looked back upon.
@@ -84,6 +85,7 @@ impl Service {
         for class in Class::ALL {
             self.anchor(pool, class, &rates, now).await?;
         }
+        self.measure_pool(pool, &rates, depths, &workers);
         let text = serde_json::to_string(&memory).unwrap_or_default();
         // Whoever was quicker has counted the same.
         let _ = self.ports.board.post(&key, &text, version, self.nonce()).await?;
@@ -91,6 +93,23 @@ impl Service {
         let replaces = self.ports.board.read(&place).await?.map(|posted| posted.version);
         let _ = self.ports.board.post(&place, &rates_text(&rates), replaces, self.nonce()).await?;
         Ok(waiting > 0 || !workers.is_empty())
+    }
+
+    fn measure_pool(&self, pool: &Pool, rates: &Rates, depths: [u64; 4], workers: &[WorkerRecord]) {
+        let of_pool = (Label::Pool, pool.id.as_str());
+        for class in Class::ALL {
+            let values =
+                [(Metric::Backlog, depths[class.index()] as f64), (Metric::BacklogTokens, rates.ahead[class.index()])];
+            self.meter.record(&[of_pool, (Label::Class, class.name())], &values);
+        }
+        let live = || workers.iter().filter(|worker| !worker.draining);
+        let values = [
+            (Metric::Workers, live().count() as f64),
+            (Metric::Slots, live().map(|worker| f64::from(worker.slots)).sum()),
+            (Metric::Capacity, live().map(|worker| worker.tokens_per_second).sum()),
+            (Metric::ReadyIn, rates.pace.ready_in.as_secs_f64()),
+        ];
+        self.meter.record(&[of_pool], &values);
     }
 
     /// Reads the spans that may have grown since the last tick.

@@ -1,10 +1,11 @@
 //! The routes: bytes in, a use case, bytes out. Nothing is decided here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::{MatchedPath, Path, RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -28,6 +29,7 @@ use crate::door::telling::{ChatTelling, CompletionsTelling, Heading, Telling};
 use crate::door::told::told;
 use crate::error::ApiError;
 use crate::ports::{Pool, PoolKind, Tenant};
+use crate::telemetry::{Label, Metric};
 use crate::tenancy::usage::Days;
 
 type App = State<Arc<Service>>;
@@ -86,14 +88,42 @@ async fn name_request(State(service): App, request: Request, next: axum::middlew
     let clock = Arc::clone(&service.ports().clock);
     let begun = clock.now();
     let id = JobId::new(begun, service.ports().entropy.draw());
+    // The route as it was written down, never the path itself: a label must not grow with what clients send.
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let span = tracing::info_span!("request", id = %format_args!("req_{id}"), path = request.uri().path());
     let mut response = in_our_form(next.run(request).instrument(span).await);
-    let took = u64::try_from(clock.now().since(begun).as_millis()).unwrap_or(u64::MAX);
+    let took = clock.now().since(begun);
+    service.measure(route.as_ref().map_or("none", MatchedPath::as_str), &response, took);
+    let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     response.headers_mut().insert("openai-processing-ms", HeaderValue::from(took));
     if let Ok(value) = HeaderValue::from_str(&format!("req_{id}")) {
         response.headers_mut().insert("x-request-id", value);
     }
     response
+}
+
+impl Service {
+    /// Measures an answer whose first byte is about to be sent.
+    fn measure(&self, route: &str, response: &Response, took: Duration) {
+        let status = match response.status().as_u16() {
+            ..=299 => "2xx",
+            300..=499 => "4xx",
+            500.. => "5xx",
+        };
+        let served_by = response.headers().get("x-penstock-served-by");
+        let served_by = served_by.and_then(|value| value.to_str().ok()).unwrap_or("none");
+        let labels = [(Label::Route, route), (Label::Status, status), (Label::ServedBy, served_by)];
+        let refused = matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let failed = response.status().is_server_error() && !refused;
+        // Also what did not happen: of a series that begins with its first failure no rate can be told.
+        let values = [
+            (Metric::Requests, 1.0),
+            (Metric::Refusals, f64::from(u8::from(refused))),
+            (Metric::ServerErrors, f64::from(u8::from(failed))),
+            (Metric::FirstByte, took.as_secs_f64()),
+        ];
+        self.meter.record(&labels, &values);
+    }
 }
 
 fn in_our_form(response: Response) -> Response {

@@ -15,10 +15,13 @@
 use penstock_policy::gcra::Spent;
 use penstock_policy::id::{Epoch, JobId};
 use penstock_policy::job::{State, Step};
+use penstock_policy::time::Timestamp;
 
 use crate::Service;
 use crate::ports::{BucketKey, JobRecord, JobSpec, PortResult, Reservation, Stepped};
 use crate::stored::story::Event;
+use crate::telemetry::{Label, Metric};
+use crate::worker::learning::verdict;
 
 impl Service {
     /// Settles a job that has ended; does nothing if it is settled already or has not ended.
@@ -51,11 +54,43 @@ impl Service {
                 self.ports.limits.refund(&difference, now).await?;
             }
             self.learn(&record, now).await;
+            self.measure_end(spec, &record, charge.cost.0);
             if !spec.retention.store {
                 self.forget_later(job, now);
             }
         }
         Ok(())
+    }
+}
+
+impl Service {
+    /// Measures a job's end; by whoever settled it, so once.
+    fn measure_end(&self, spec: &JobSpec, record: &JobRecord, cost_usd_micros: u64) {
+        let outcome = match record.head.state {
+            State::Succeeded => "succeeded",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+            State::Expired => "expired",
+            State::Parked | State::Queued | State::Running => return,
+        };
+        let labels = [(Label::Pool, spec.pool.as_str()), (Label::Class, spec.class.name())];
+        let since = |until: Option<Timestamp>| until.map(|until| until.since(spec.created).as_secs_f64());
+        let mut values: Vec<(Metric, f64)> = Vec::new();
+        values.extend(since(record.started).map(|waited| (Metric::Dwell, waited)));
+        values.extend(since(record.finished).map(|took| (Metric::Turnaround, took)));
+        if let Some(Ok(answer)) = &record.outcome {
+            values.push((Metric::PromptTokens, f64::from(answer.prompt_tokens)));
+            values.push((Metric::AnswerTokens, f64::from(answer.completion_tokens)));
+            values.push((Metric::Cost, cost_usd_micros as f64));
+        }
+        if let Some(kept) = verdict(spec, record) {
+            values.push((Metric::PromisesDue, 1.0));
+            values.push((Metric::PromisesKept, if kept.most { 1.0 } else { 0.0 }));
+            values.push((Metric::PromiseSharpness, kept.stated_over_actual));
+        }
+        self.meter.record(&labels, &values);
+        let ended = [labels[0], labels[1], (Label::Outcome, outcome)];
+        self.meter.record(&ended, &[(Metric::Jobs, 1.0)]);
     }
 }
 
