@@ -237,6 +237,36 @@ impl Metric {
         }
     }
 
+    /// The labels that its values come with.
+    #[must_use]
+    pub const fn labels(self) -> &'static [Label] {
+        match self {
+            Self::Requests | Self::ServerErrors | Self::Refusals | Self::FirstByte => {
+                &[Label::Route, Label::Status, Label::ServedBy]
+            }
+            Self::Jobs => &[Label::Pool, Label::Class, Label::Outcome],
+            Self::Dwell
+            | Self::Turnaround
+            | Self::PromptTokens
+            | Self::AnswerTokens
+            | Self::Cost
+            | Self::PromisesDue
+            | Self::PromisesKept
+            | Self::PromiseSharpness
+            | Self::Backlog
+            | Self::BacklogTokens => &[Label::Pool, Label::Class],
+            Self::Workers
+            | Self::Slots
+            | Self::Capacity
+            | Self::ReadyIn
+            | Self::Tier
+            | Self::Starts
+            | Self::LateStarts
+            | Self::Failures => &[Label::Pool],
+            Self::ControlTicks => &[],
+        }
+    }
+
     /// What it is, in a sentence.
     #[must_use]
     pub const fn help(self) -> &'static str {
