@@ -5,7 +5,6 @@
 //! observability`.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::print_stdout,
     reason = "a test stops at the first surprise and prints what it skips"
 )]
