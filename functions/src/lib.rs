@@ -11,11 +11,12 @@ use lambda_http::{
     Error, LambdaEvent, Request, RequestExt, lambda_runtime, run_with_streaming_response_concurrent, service_fn,
 };
 use penstock_aws::{Aws, Names, Timeouts};
-use penstock_service::config::Config;
+use penstock_service::config::{Config, Traces};
 use penstock_service::degradation::http_upstream::HttpUpstream;
 use penstock_service::ports::{Clock, PortResult};
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
 use penstock_service::telemetry::emf::Emf;
+use penstock_service::telemetry::otlp::Otlp;
 use penstock_service::{Service, Ticked, guarded};
 use tower::ServiceExt;
 
@@ -25,8 +26,16 @@ use tower::ServiceExt;
 /// If the environment is incomplete or Lambda's runtime interface does not answer: the environment cannot serve, and
 /// Lambda starts another.
 pub async fn serve(routes: impl FnOnce(Arc<Service>) -> Router) -> Result<(), Error> {
-    let service = connect().await?;
-    run_with_streaming_response_concurrent(routes(service).map_request(without_stage)).await
+    let (service, traces) = connect().await?;
+    // Before the answer goes out: after it, Lambda may stop the process for an hour. Most requests are not traced.
+    let traced = move |answer| {
+        let traces = traces.clone();
+        async move {
+            flush(traces.as_deref()).await;
+            answer
+        }
+    };
+    run_with_streaming_response_concurrent(routes(service).map_request(without_stage).then(traced)).await
 }
 
 /// Ticks whenever the schedule calls, until Lambda ends the process: once, and again every few seconds of the schedule's
@@ -35,7 +44,7 @@ pub async fn serve(routes: impl FnOnce(Arc<Service>) -> Router) -> Result<(), Er
 /// # Errors
 /// As [`serve`].
 pub async fn tick() -> Result<(), Error> {
-    let service = connect().await?;
+    let (service, _) = connect().await?;
     let tick = |_: LambdaEvent<serde_json::Value>| {
         let service = Arc::clone(&service);
         async move { minute(&service).await.map_err(Error::from) }
@@ -66,8 +75,19 @@ async fn minute(service: &Service) -> PortResult<()> {
     }
 }
 
+async fn flush(traces: Option<&Otlp>) {
+    if let Some(traces) = traces {
+        traces.flush().await;
+    }
+}
+
+/// What Lambda calls this function.
+fn function_name() -> String {
+    std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| "penstock".to_owned())
+}
+
 /// What a cold start does: reads the configuration and connects.
-async fn connect() -> Result<Arc<Service>, Error> {
+async fn connect() -> Result<(Arc<Service>, Option<Arc<Otlp>>), Error> {
     tracing_subscriber::fmt()
         .json()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -86,7 +106,13 @@ async fn connect() -> Result<Arc<Service>, Error> {
     let ports = Arc::new(aws).ports(Arc::new(TaskSpawner), Arc::new(OsEntropy));
     let outsides = config.upstreams.into_iter().map(HttpUpstream::outside).collect::<Result<Vec<_>, _>>()?;
     let service = Service::new(guarded(ports), config.timing, secret.as_bytes()).with_upstreams(outsides);
-    Ok(Arc::new(service.with_meter(Arc::new(meter))))
+    let mut service = service.with_meter(Arc::new(meter));
+    let otlp = |traces: Traces| Otlp::new(&traces.endpoint, &function_name(), &config.stage, traces.share);
+    let traces = config.traces.map(otlp).transpose()?.map(Arc::new);
+    if let Some(otlp) = &traces {
+        service = service.with_tracer(Arc::clone(otlp) as _);
+    }
+    Ok((Arc::new(service), traces))
 }
 
 /// Takes API Gateway's stage off the path: the router knows `/v1/...`, whatever the stage is called.

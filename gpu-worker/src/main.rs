@@ -16,11 +16,15 @@ use penstock_gpu_worker::engine::device::{self, Device};
 use penstock_gpu_worker::engine::metrics::Metrics;
 use penstock_gpu_worker::engine::{AnyEngine, EngineConfig};
 use penstock_policy::id::{PoolId, WorkerId};
-use penstock_service::config::Config;
+use penstock_service::config::{Config, Traces};
 use penstock_service::ports::{Clock, Engine, Entropy, Pool};
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
+use penstock_service::telemetry::otlp::Otlp;
 use penstock_service::{Consumer, Ports, Service, Workplace};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// How often traces are sent.
+const TRACES_EVERY: Duration = Duration::from_secs(2);
 
 /// Runs one model for one pool.
 #[derive(Debug, Parser)]
@@ -108,8 +112,18 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         None => WorkerId::new(&format!("w-{:016x}", OsEntropy.draw() >> 64))?,
     };
     tracing::info!(%worker, pool = %arguments.pool, model = engine.info().model, "worker takes work");
+    let otlp = |traces: &Traces| Otlp::new(&traces.endpoint, "gpu-worker", &config.stage, traces.share);
+    let traces = config.traces.as_ref().map(otlp).transpose()?.map(Arc::new);
     // A worker makes no marker keys.
-    let service = Arc::new(Service::new(ports, config.timing, b""));
+    let mut service = Service::new(ports, config.timing, b"");
+    if let Some(traces) = traces.clone() {
+        tokio::spawn({
+            let traces = Arc::clone(&traces);
+            async move { traces.flush_every(TRACES_EVERY, &SystemClock).await }
+        });
+        service = service.with_tracer(traces);
+    }
+    let service = Arc::new(service);
     let consumer = Consumer::new(Workplace { service, engine: Arc::clone(&engine) as _, pool: arguments.pool, worker });
     let running = consumer.clone();
     let mut consuming = tokio::spawn(async move { running.run().await });
@@ -130,6 +144,9 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     }
     tokio::task::spawn_blocking(move || engine.stop()).await?;
     consuming.await?;
+    if let Some(traces) = traces {
+        traces.flush().await;
+    }
     tracing::info!(calls = ?aws.calls().snapshot(), "worker has drained");
     Ok(())
 }

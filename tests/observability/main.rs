@@ -12,6 +12,7 @@
 mod cloudwatch;
 mod grafana;
 mod panels;
+mod traces;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

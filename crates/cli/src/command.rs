@@ -135,6 +135,13 @@ pub(crate) struct Up {
     /// exactly the same body is given the prepared answer.
     #[arg(long, value_name = "FILE")]
     pub(crate) prepared: Option<PathBuf>,
+    /// Send traces to this collector by OTLP over HTTP, such as http://127.0.0.1:4318. A request that brings a `traceparent`
+    /// is traced as it says.
+    #[arg(long, value_name = "URL", env = "PENSTOCK_OTLP_ENDPOINT")]
+    pub(crate) otlp: Option<String>,
+    /// The share of other requests to trace, 0 to 1.
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, requires = "otlp", value_parser = parse_share)]
+    pub(crate) trace_share: f64,
     /// Write {"url", "api_key", "models", "pid"} to this file (mode 0600) once requests can be served.
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
@@ -177,4 +184,9 @@ pub(crate) struct Ask {
     /// Print the whole answer as JSON instead of its text.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "a share is a number from 0 to 1, such as 0.05".to_owned())
 }

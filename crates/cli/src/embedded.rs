@@ -18,13 +18,15 @@ use penstock_policy::gcra::Limit;
 use penstock_policy::id::TenantId;
 use penstock_policy::tenant::FallbackConsent;
 use penstock_policy::time::Timestamp;
-use penstock_service::config::Timing;
+use penstock_service::config::{Timing, Traces};
 use penstock_service::degradation::upstreams::Outside;
 use penstock_service::ports::{
     Clock, Control, Engine, EngineInfo, Entropy, Fallback, KeyRecord, Pool, PoolKind, PortError, Tenant, TenantLimits,
 };
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
+use penstock_service::telemetry::otlp::Otlp;
 use penstock_service::telemetry::prometheus::Prometheus;
+use penstock_service::telemetry::spans::{Tracer, Untraced};
 use penstock_service::{ApiKey, OperatorKey, Ports, Prepared, Service, guarded};
 use penstock_sqlite::{DiskBlobs, Durability, Sqlite};
 use tokio::net::TcpListener;
@@ -59,6 +61,9 @@ const PREPARED_EVERY: Duration = Duration::from_secs(60);
 /// How often capacity is published and the virtual queues are moved to what really waits.
 const CONTROL_TICK: Duration = Duration::from_secs(2);
 
+/// How often traces are sent.
+const TRACES_EVERY: Duration = Duration::from_secs(2);
+
 /// How long open connections get after that.
 const HANG_UP: Duration = Duration::from_secs(1);
 
@@ -75,6 +80,7 @@ pub(crate) struct Plan {
     pub(crate) workers: u32,
     pub(crate) port: u16,
     pub(crate) data: Data,
+    pub(crate) traces: Option<Traces>,
 }
 
 /// A running system.
@@ -91,6 +97,8 @@ pub(crate) struct Embedded {
     /// The front door's use cases.
     front: Arc<Service>,
     control: JoinHandle<()>,
+    /// What sends traces, and its task.
+    tracing: Option<(Arc<Otlp>, JoinHandle<()>)>,
     sqlite: Sqlite,
     blobs: DiskBlobs,
     /// Keeps blobs of a system in memory until it has stopped.
@@ -136,15 +144,18 @@ impl Embedded {
         let timing = Timing { stream_flush: Duration::from_millis(20), ..Timing::default() };
         let secret = marker_secret(&folder)?;
         let meter = Arc::new(Prometheus::default());
+        let otlp = |traces: Traces| Otlp::new(&traces.endpoint, "penstock", "local", traces.share);
+        let otlp = plan.traces.map(otlp).transpose().map_err(CliError::Traces)?.map(Arc::new);
+        let tracer: Arc<dyn Tracer> = otlp.clone().map_or_else(|| Arc::new(Untraced) as _, |otlp| otlp as _);
         let service = |ports: &Ports| {
             let service = Service::new(ports.clone(), timing, secret.as_bytes());
-            Arc::new(service.with_meter(Arc::clone(&meter) as _))
+            Arc::new(service.with_meter(Arc::clone(&meter) as _).with_tracer(Arc::clone(&tracer)))
         };
         let (stop_listening, stopped) = tokio::sync::oneshot::channel::<()>();
         let address = listener.local_addr().map_err(|source| CliError::Listen { port: plan.port, source })?;
         let gateway_alone = engines.is_empty() && !outsides.is_empty();
         let front = Service::new(guarded(ports.clone()), timing, secret.as_bytes()).with_upstreams(outsides);
-        let front = Arc::new(front.with_meter(Arc::clone(&meter) as _));
+        let front = Arc::new(front.with_meter(Arc::clone(&meter) as _).with_tracer(tracer.clone()));
         let always = gateway_alone.then_some((Order::Fallbacks, Timestamp::MAX));
         for model in &models {
             // An order lasts no longer than the process it was given to.
@@ -153,6 +164,8 @@ impl Embedded {
         let breakers = tokio::spawn(watch_pools(Arc::clone(&front)));
         let ticking = Arc::clone(&front);
         let control = tokio::spawn(async move { ticking.control_loop(CONTROL_TICK).await });
+        let sending = otlp.clone().map(|otlp| async move { otlp.flush_every(TRACES_EVERY, &SystemClock).await });
+        let tracing = otlp.zip(sending.map(tokio::spawn));
         // A key for each run: nobody who saw an old one can use it.
         let operator = OperatorKey::generate(|| OsEntropy.draw());
         private_file(&operator_key(&folder), &format!("{}\n", operator.expose()))?;
@@ -191,6 +204,7 @@ impl Embedded {
             breakers,
             front,
             control,
+            tracing,
             sqlite,
             blobs,
             _scratch: scratch,
@@ -238,6 +252,10 @@ impl Embedded {
         let server = self.server.abort_handle();
         if tokio::time::timeout(HANG_UP, self.server).await.is_err() {
             server.abort();
+        }
+        if let Some((traces, task)) = self.tracing {
+            task.abort();
+            traces.flush().await;
         }
     }
 }

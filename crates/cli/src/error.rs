@@ -28,6 +28,8 @@ pub(crate) enum CliError {
     Upstream(#[from] penstock_service::degradation::upstreams::InvalidUpstream),
     #[error(transparent)]
     NoTls(#[from] penstock_service::degradation::http_upstream::NoClient),
+    #[error("no TLS client can be made for traces: {0}")]
+    Traces(#[source] reqwest::Error),
     #[error("the store does not work: {0}")]
     Store(#[from] PortError),
     #[error("{what} {} failed: {source}", path.display())]

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use penstock_service::config::Traces;
 use penstock_sqlite::Durability;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,7 +36,9 @@ pub(crate) async fn run(args: Up) -> Result<(), CliError> {
         }
         None => None,
     };
-    let plan = Plan { engine: args.engine, upstream: args.upstream, workers: args.workers, port: args.port, data };
+    let traces = args.otlp.map(|endpoint| Traces { endpoint, share: args.trace_share });
+    let plan =
+        Plan { engine: args.engine, upstream: args.upstream, workers: args.workers, port: args.port, data, traces };
     let starting = Embedded::start(plan, crate::progress);
     let embedded = tokio::select! {
         biased;

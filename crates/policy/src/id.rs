@@ -47,6 +47,12 @@ impl JobId {
     pub fn created(self) -> Timestamp {
         Timestamp::from_millis(i64::try_from(self.0 >> 80).unwrap_or(i64::MAX))
     }
+
+    /// All its bits, the moment first.
+    #[must_use]
+    pub const fn as_u128(self) -> u128 {
+        self.0
+    }
 }
 
 impl fmt::Display for JobId {

@@ -36,4 +36,5 @@ pub mod returns;
 pub mod slots;
 pub mod tenant;
 pub mod time;
+pub mod trace;
 pub mod window;

@@ -54,8 +54,20 @@ impl Default for Timing {
     }
 }
 
+/// The share of traces beginning here that are kept, if nothing else is said.
+pub const TRACE_SHARE: f64 = 0.01;
+
+/// Where traces go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Traces {
+    /// The collector, such as `http://127.0.0.1:4318`.
+    pub endpoint: String,
+    /// The share of traces beginning here that are kept, 0 to 1.
+    pub share: f64,
+}
+
 /// What a deployment on AWS is told by its environment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The stage, the first part of the queues' names.
     pub stage: String,
@@ -75,6 +87,8 @@ pub struct Config {
     pub upstreams: Vec<UpstreamConfig>,
     /// Where AWS is, if not where the SDK would look: an emulator.
     pub endpoint: Option<String>,
+    /// Where traces go, if anywhere.
+    pub traces: Option<Traces>,
     /// How long things take.
     pub timing: Timing,
 }
@@ -91,7 +105,7 @@ pub struct Variable {
 }
 
 /// Every variable that [`Config::from_lookup`] reads.
-pub const VARIABLES: [Variable; 14] = [
+pub const VARIABLES: [Variable; 16] = [
     Variable { name: "PENSTOCK_STAGE", required: true, help: "the stage; first part of the queues' names" },
     Variable { name: "PENSTOCK_ADM_TABLE", required: true, help: "the table of token buckets" },
     Variable { name: "PENSTOCK_JOB_TABLE", required: true, help: "the table of jobs and chunks" },
@@ -108,6 +122,12 @@ pub const VARIABLES: [Variable; 14] = [
         required: false,
         help: "JSON list of upstreams to fall back to; see the README",
     },
+    Variable {
+        name: "PENSTOCK_OTLP_ENDPOINT",
+        required: false,
+        help: "URL of a collector that takes traces by OTLP over HTTP",
+    },
+    Variable { name: "PENSTOCK_TRACE_SHARE", required: false, help: "the share of requests to trace, 0 to 1 (0.01)" },
     Variable { name: "PENSTOCK_AWS_ENDPOINT", required: false, help: "URL of an AWS emulator" },
     Variable { name: "PENSTOCK_LEASE_MS", required: false, help: "how long a claim holds (45000)" },
     Variable { name: "PENSTOCK_VISIBILITY_MS", required: false, help: "how long a message stays hidden (60000)" },
@@ -167,6 +187,14 @@ impl Config {
             problems.push(format!("PENSTOCK_UPSTREAMS: {error}"));
             None
         });
+        let trace_share = match found.get("PENSTOCK_TRACE_SHARE").map(|value| value.parse::<f64>()) {
+            None => TRACE_SHARE,
+            Some(Ok(share)) if (0.0..=1.0).contains(&share) => share,
+            Some(_) => {
+                problems.push("PENSTOCK_TRACE_SHARE must be a number from 0 to 1".to_owned());
+                TRACE_SHARE
+            }
+        };
         if timing.visibility <= timing.lease {
             problems.push("PENSTOCK_VISIBILITY_MS must be longer than PENSTOCK_LEASE_MS".to_owned());
         }
@@ -184,6 +212,7 @@ impl Config {
             marker_secret: found.remove("PENSTOCK_MARKER_SECRET"),
             upstreams: upstreams.unwrap_or_default(),
             endpoint: found.remove("PENSTOCK_AWS_ENDPOINT"),
+            traces: found.remove("PENSTOCK_OTLP_ENDPOINT").map(|endpoint| Traces { endpoint, share: trace_share }),
             timing,
         })
     }

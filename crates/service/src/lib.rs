@@ -46,6 +46,7 @@ use ports::{
     Answers, Attempts, Blobs, Board, BucketKey, Clock, Control, Entropy, Erasure, Jobs, KeyRecord, Levels, Limits,
     Markers, Pool, PortResult, Queue, Spawner, Tally, Tenant,
 };
+use telemetry::spans::{Tracer, Untraced};
 use telemetry::{Meter, Silent};
 use tenancy::usage::Arrears;
 
@@ -102,6 +103,7 @@ pub struct Service {
     serial: u32,
     sharing: admission::sharing::Sharing,
     meter: Arc<dyn Meter>,
+    tracer: Arc<dyn Tracer>,
 }
 
 struct Caches {
@@ -160,6 +162,7 @@ impl Service {
             serial,
             sharing: admission::sharing::Sharing::default(),
             meter: Arc::new(Silent),
+            tracer: Arc::new(Untraced),
         }
     }
 
@@ -174,6 +177,12 @@ impl Service {
     #[must_use]
     pub fn with_meter(self, meter: Arc<dyn Meter>) -> Self {
         Self { meter, ..self }
+    }
+
+    /// The same, telling `tracer` what is done for requests and when.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Arc<dyn Tracer>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// The ports, for compositions that set records up.

@@ -137,6 +137,7 @@ impl Service {
         let (tenant, secret) = (known.tenant, &self.marker_secret);
         let mut draft = self.draft(tenant, known.wanted, pool, now).await?;
         draft.is_retry = asked.earlier_tries > 0;
+        draft.spec.admitted.trace = asked.trace;
         draft.fingerprint = fingerprint(canonical);
         draft.spec.keep = self.keep_of(known, recalled.older.as_deref());
         let fingerprint = fingerprint(canonical);

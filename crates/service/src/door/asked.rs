@@ -2,8 +2,12 @@
 
 use http::{HeaderMap, header};
 use penstock_policy::cache::Wish;
+use penstock_policy::trace::TraceContext;
 
 use crate::error::ApiError;
+
+/// The header that names the trace.
+pub(crate) const TRACE_PARENT: &str = "traceparent";
 
 /// What the headers ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +20,8 @@ pub(crate) struct Asked {
     pub(crate) wish: Wish,
     /// Nothing is to be done but to say what would be: `x-penstock-dry-run: 1`.
     pub(crate) dry_run: bool,
+    /// The span of this request (`traceparent`).
+    pub(crate) trace: Option<TraceContext>,
 }
 
 impl Asked {
@@ -31,8 +37,14 @@ impl Asked {
             earlier_tries: tries.and_then(|text| text.parse().ok()).unwrap_or(0),
             wish: wish(headers),
             dry_run: dry_run(headers)?,
+            trace: trace(headers),
         })
     }
+}
+
+/// The trace that a request says it belongs to.
+pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceContext> {
+    headers.get(TRACE_PARENT)?.to_str().ok()?.parse().ok()
 }
 
 /// Several headers are one, as RFC 9110 has it.

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use penstock_policy::id::JobId;
 use penstock_policy::time::Timestamp;
+use penstock_policy::trace::{self, TraceContext};
 use penstock_wire::chat::{ChatRequest, MAX_BODY_BYTES};
 use penstock_wire::completions::CompletionRequest;
 use penstock_wire::embeddings::EmbeddingsRequest;
@@ -23,12 +24,13 @@ use crate::admission::admit::Admission;
 use crate::admission::wanted::Wanted;
 use crate::degradation::fallback::Obtained;
 use crate::door::answering::{Answering, json, whole};
-use crate::door::asked::Asked;
+use crate::door::asked::{self, Asked, TRACE_PARENT};
 use crate::door::responses;
 use crate::door::telling::{ChatTelling, CompletionsTelling, Heading, Telling};
 use crate::door::told::told;
 use crate::error::ApiError;
 use crate::ports::{Pool, PoolKind, Tenant};
+use crate::telemetry::spans::{Side, Span, Value};
 use crate::telemetry::{Label, Metric};
 use crate::tenancy::usage::Days;
 
@@ -84,16 +86,27 @@ fn with_fallbacks(router: Router<Arc<Service>>, service: Arc<Service>) -> Router
 
 /// Gives every answer an `x-request-id`, which the stock clients show to their users, and the time until its first byte;
 /// and every refusal that was not ours, such as of a path that is no text, our form.
-async fn name_request(State(service): App, request: Request, next: axum::middleware::Next) -> Response {
+async fn name_request(State(service): App, mut request: Request, next: axum::middleware::Next) -> Response {
     let clock = Arc::clone(&service.ports().clock);
     let begun = clock.now();
     let id = JobId::new(begun, service.ports().entropy.draw());
     // The route as it was written down, never the path itself: a label must not grow with what clients send.
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let span = tracing::info_span!("request", id = %format_args!("req_{id}"), path = request.uri().path());
+    let method = request.method().clone();
+    let (trace, parent) = service.trace_of(&mut request, id);
+    let span = tracing::info_span!(
+        "request",
+        id = %format_args!("req_{id}"),
+        trace = %format_args!("{:032x}", trace.trace()),
+        path = request.uri().path()
+    );
     let mut response = in_our_form(next.run(request).instrument(span).await);
     let took = clock.now().since(begun);
-    service.measure(route.as_ref().map_or("none", MatchedPath::as_str), &response, took);
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    service.measure(route, &response, took);
+    if trace.sampled {
+        service.tracer.record(request_span(trace, parent, &format!("{method} {route}"), &response, begun, took));
+    }
     let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     response.headers_mut().insert("openai-processing-ms", HeaderValue::from(took));
     if let Ok(value) = HeaderValue::from_str(&format!("req_{id}")) {
@@ -102,7 +115,41 @@ async fn name_request(State(service): App, request: Request, next: axum::middlew
     response
 }
 
+/// The span of a request, from its arrival to the first byte of its answer.
+fn request_span(
+    context: TraceContext,
+    parent: Option<u64>,
+    name: &str,
+    response: &Response,
+    begun: Timestamp,
+    took: Duration,
+) -> Span {
+    let status = response.status();
+    let text = |header: &str| response.headers().get(header).and_then(|value| value.to_str().ok());
+    let mut attributes = vec![("http.response.status_code", Value::from(u32::from(status.as_u16())))];
+    let headers = [("penstock.served_by", "x-penstock-served-by"), ("penstock.job", "x-penstock-job-id")];
+    attributes.extend(headers.into_iter().filter_map(|(name, header)| Some((name, Value::from(text(header)?)))));
+    let failed = status.is_server_error().then(|| status.as_str().to_owned());
+    let (side, ended) = (Side::Server, begun.after(took));
+    Span { context, parent, name: name.to_owned(), side, begun, ended, failed, attributes }
+}
+
 impl Service {
+    /// The span of a request, and the one it hangs under: its client's, or none in a trace that begins here. What is done for
+    /// the request finds it in its header.
+    fn trace_of(&self, request: &mut Request, id: JobId) -> (TraceContext, Option<u64>) {
+        let span = (self.ports.entropy.draw() >> 64) as u64;
+        let asked = asked::trace(request.headers());
+        let context = match asked {
+            Some(parent) => parent.child(span),
+            None => TraceContext::new(id.as_u128(), span, trace::is_kept(id.as_u128(), self.tracer.share())),
+        };
+        if let Ok(value) = HeaderValue::from_str(&context.to_string()) {
+            request.headers_mut().insert(TRACE_PARENT, value);
+        }
+        (context, asked.map(|parent| parent.span()))
+    }
+
     /// Measures an answer whose first byte is about to be sent.
     fn measure(&self, route: &str, response: &Response, took: Duration) {
         let status = match response.status().as_u16() {

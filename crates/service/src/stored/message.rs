@@ -65,6 +65,7 @@ mod tests {
     use penstock_policy::promise::{Promise, Regime};
     use penstock_policy::tenant::Retention;
     use penstock_policy::time::Timestamp;
+    use penstock_policy::trace::TraceContext;
     use proptest::prelude::*;
 
     use super::*;
@@ -105,6 +106,7 @@ mod tests {
                         Hold { key: HoldKey::Concurrency { tenant: tenant.clone() }, units: 1 },
                         Hold { key: HoldKey::Money { tenant: tenant.clone(), period: "2026-11".to_owned() }, units: 9 },
                     ],
+                    trace: Some(TraceContext::new(u128::MAX, 7, true)),
                 },
                 reservations: vec![
                     Reservation {

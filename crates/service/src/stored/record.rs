@@ -138,6 +138,9 @@ pub(crate) struct StoredSpec {
     prm: Option<StoredPromise>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     hld: Vec<StoredHold>,
+    /// The span of its request, as `traceparent` writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trc: Option<String>,
 }
 
 /// What was promised: milliseconds, and the regime's letter.
@@ -224,6 +227,7 @@ impl From<&JobSpec> for StoredSpec {
                 spec.price.output_usd_micros_per_million_tokens,
             )),
             tier: spec.admitted.tier.clone(),
+            trc: spec.admitted.trace.map(|trace| trace.to_string()),
             bytes: spec.admitted.prompt_bytes,
             keep: Some(spec.retention.keep.as_secs()),
             unstored: !spec.retention.store,
@@ -271,6 +275,8 @@ impl TryFrom<StoredSpec> for JobSpec {
                 drawn: stored.drw.into_iter().map(|parts| parts.into_iter().map(drawn_from).collect()).collect(),
                 promise: stored.prm.and_then(|promise| promise_from(&promise)),
                 holds: stored.hld.into_iter().map(|hold| hold_from(&tenant, hold)).collect(),
+                // One that cannot be read is none: a trace is never worth a job.
+                trace: stored.trc.and_then(|text| text.parse().ok()),
             },
             keep: stored.kept.map(Keep::from),
         })

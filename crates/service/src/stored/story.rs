@@ -14,6 +14,7 @@ use penstock_policy::gcra;
 use penstock_policy::id::{Epoch, WorkerId};
 use penstock_policy::promise::Promise;
 use penstock_policy::time::Timestamp;
+use penstock_policy::trace::TraceContext;
 
 use crate::admission::limits::Hold;
 use crate::ports::{Levels, Take};
@@ -37,6 +38,8 @@ pub struct Admitted {
     pub promise: Option<Promise>,
     /// What the job holds of its tenant's until it is settled.
     pub holds: Vec<Hold>,
+    /// The span of the request that it was accepted for.
+    pub trace: Option<TraceContext>,
 }
 
 /// What one part of a bucket gave to a job.

@@ -7,8 +7,11 @@
 //! No label ever holds a tenant, an id or a word of a prompt: their values come from lists of a known length.
 
 pub mod emf;
+#[cfg(feature = "upstream")]
+pub mod otlp;
 #[cfg(feature = "prometheus")]
 pub mod prometheus;
+pub mod spans;
 
 use std::sync::Arc;
 

@@ -20,6 +20,7 @@ use penstock_policy::time::Timestamp;
 use crate::Service;
 use crate::ports::{BucketKey, JobRecord, JobSpec, PortResult, Reservation, Stepped};
 use crate::stored::story::Event;
+use crate::telemetry::spans::{Side, Span, Value};
 use crate::telemetry::{Label, Metric};
 use crate::worker::learning::verdict;
 
@@ -55,6 +56,7 @@ impl Service {
             }
             self.learn(&record, now).await;
             self.measure_end(spec, &record, charge.cost.0);
+            self.trace_end(spec, &record);
             if !spec.retention.store {
                 self.forget_later(job, now);
             }
@@ -91,6 +93,51 @@ impl Service {
         self.meter.record(&labels, &values);
         let ended = [labels[0], labels[1], (Label::Outcome, outcome)];
         self.meter.record(&ended, &[(Metric::Jobs, 1.0)]);
+    }
+}
+
+impl Service {
+    /// Tells a job's wait and run as spans of its request's trace; of a job that failed by our fault, whether the trace is
+    /// kept or not.
+    fn trace_end(&self, spec: &JobSpec, record: &JobRecord) {
+        let Some(request) = spec.admitted.trace else { return };
+        let failed = match &record.outcome {
+            Some(Err(verdict)) if !verdict.is_for_good() => Some(verdict.code.clone()),
+            Some(Ok(_) | Err(_)) | None => None,
+        };
+        if !request.sampled && failed.is_none() {
+            return;
+        }
+        let (Some(started), Some(finished)) = (record.started, record.finished) else { return };
+        let of_job = |name: &str, side, begun, ended, failed, attributes| Span {
+            context: request.child((self.ports.entropy.draw() >> 64) as u64),
+            parent: Some(request.span()),
+            name: name.to_owned(),
+            side,
+            begun,
+            ended,
+            failed,
+            attributes,
+        };
+        let about = || {
+            let job = spec.id.to_string();
+            let known = [
+                ("penstock.job", job.as_str()),
+                ("penstock.pool", spec.pool.as_str()),
+                ("penstock.class", spec.class.name()),
+            ];
+            known.map(|(name, value)| (name, Value::from(value))).to_vec()
+        };
+        self.tracer.record(of_job("queue", Side::Internal, spec.created, started, None, about()));
+        let mut attributes = about();
+        attributes.push(("gen_ai.request.model", Value::from(spec.model.as_str())));
+        attributes.push(("penstock.epoch", Value::from(record.head.epoch.0)));
+        if let Some(Ok(answer)) = &record.outcome {
+            attributes.push(("gen_ai.usage.input_tokens", Value::from(answer.prompt_tokens)));
+            attributes.push(("penstock.cached_tokens", Value::from(answer.cached_tokens)));
+            attributes.push(("gen_ai.usage.output_tokens", Value::from(answer.completion_tokens)));
+        }
+        self.tracer.record(of_job("run", Side::Consumer, started, finished, failed, attributes));
     }
 }
 
