@@ -228,7 +228,8 @@ impl<'s> Sequence<'s> {
         let newest = self.model.jobs.get(&id).map_or(0, |record| record.head.epoch.0);
         // Mostly the newest epoch, so that steps get through; sometimes a stale one.
         let epoch = Epoch(if self.chance.below(5) == 0 { newest.saturating_sub(1) } else { newest });
-        let (step, outcome) = match self.chance.below(10) {
+        let (step, outcome) = match self.chance.below(11) {
+            10 => (Step::CallOff, None),
             0 => (Step::Renew { epoch, lease_until: self.now.after(Duration::from_secs(30)) }, None),
             1 => (Step::Release { epoch, blameless: self.chance.below(2) == 0 }, None),
             2 | 3 => {

@@ -85,7 +85,7 @@ pub struct Position {
 }
 
 /// The part of a job record that guards look at and steps change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Head {
     /// Where the job stands.
     pub state: State,
@@ -143,7 +143,7 @@ impl Head {
 }
 
 /// How a worker ends a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
     /// With an answer.
     Succeeded,
@@ -152,7 +152,7 @@ pub enum End {
 }
 
 /// A conditional write on a job record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Put the record of a newly accepted job, if there is none yet.
     Put,
@@ -195,6 +195,11 @@ pub enum Step {
         /// End it even though others want it (the tenant's own explicit wish).
         regardless_of_interest: bool,
     },
+    /// Leave a tombstone in the place of a record that nobody has put, by an acceptor that does not know whether its
+    /// message was sent: should it arrive, it will not run. The acceptor itself gives back what it took, so there are no
+    /// consequences left. A record, whoever put it and whether or not it has run yet, is proof that a message was sent
+    /// (by this acceptor or by one that took it for dead) and may be what a client was promised.
+    CallOff,
     /// Note that the consequences of the end are done. Granted once: whoever is granted it gives back what the job
     /// had reserved and did not use.
     Settle,
@@ -238,7 +243,8 @@ pub fn apply(step: Step, nonce: Nonce, found: Option<&Head>, now: Timestamp) -> 
     }
     let next = match (step, found) {
         (Step::Put, None) => Head::queued(nonce),
-        (Step::Put, Some(_)) => return Err(Denied::Present),
+        (Step::CallOff, None) => Head { state: State::Cancelled, interest: 0, ..Head::queued(nonce) },
+        (Step::Put | Step::CallOff, Some(_)) => return Err(Denied::Present),
         (Step::Claim { lease_until }, found) => claim(found, lease_until, now)?,
         (Step::Expire, found) => ended_from_waiting(found, State::Expired, now)?,
         (Step::Cancel { regardless_of_interest }, found) => cancel(found, regardless_of_interest)?,
@@ -375,6 +381,19 @@ mod tests {
     }
 
     #[test]
+    fn only_what_nobody_has_put_is_called_off_and_then_never_runs() {
+        let off = apply(Step::CallOff, Nonce(9), None, NOW).unwrap();
+        assert_eq!((off.state, off.unsettled), (State::Cancelled, false));
+        assert_eq!(apply(Step::CallOff, Nonce(9), Some(&off), NOW), Ok(off), "a repetition");
+        let claim = Step::Claim { lease_until: LATER };
+        assert_eq!(apply(claim, Nonce(2), Some(&off), NOW), Err(Denied::Ended(State::Cancelled)));
+        for state in State::ALL {
+            let put = Head { state, ..Head::queued(Nonce(1)) };
+            assert_eq!(apply(Step::CallOff, Nonce(9), Some(&put), NOW), Err(Denied::Present));
+        }
+    }
+
+    #[test]
     fn codes_and_states_are_one_to_one() {
         for state in State::ALL {
             assert_eq!(State::from_code(state.code()), Some(state));
@@ -394,6 +413,7 @@ mod tests {
             Just(Step::Join),
             Just(Step::Leave),
             any::<bool>().prop_map(|regardless_of_interest| Step::Cancel { regardless_of_interest }),
+            Just(Step::CallOff),
             Just(Step::Settle),
         ]
     }

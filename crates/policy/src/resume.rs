@@ -67,7 +67,7 @@ fn contiguous_end<C>(by_place: &BTreeMap<Position, &C>, epoch: Epoch) -> Option<
 
 /// What of a job's output has been relayed to one client: how many chunks of the chain, the last of them, and whether
 /// a newer epoch has to open first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cursor {
     last: Option<Position>,
 }

@@ -5,7 +5,7 @@
 //! - a take or the marker refuses, or fails: what was taken is given back, and nothing else was done;
 //! - the queue refuses for certain: the marker is removed too;
 //! - the outcome of the send stays unknown: a tombstone keeps the message, if there is one, from ever running. Only then
-//!   the marker is removed and the takes given back. A worker that claimed first proves that the send succeeded;
+//!   the marker is removed and the takes given back. A record that is there already proves that a message was sent;
 //! - the record cannot be written after the send: the job will run, but no id may be told without a record, so the
 //!   caller gets an error and the marker stays, for the client's next try to find the job by.
 
@@ -21,6 +21,7 @@ use penstock_service::ports::{
 
 use crate::Aws;
 use crate::error::{DYNAMODB, SQS};
+use crate::item::ms;
 use crate::jobs::{guard, record};
 use crate::table::{Repeats, Written};
 
@@ -44,7 +45,7 @@ enum Sent {
 enum CalledOff {
     /// The job will not run.
     Dead,
-    /// It runs or has run: the message had been sent.
+    /// It has a record: a message had been sent, by us or by one that took us for dead.
     Alive(Box<JobRecord>),
 }
 
@@ -101,6 +102,13 @@ impl Aws {
             },
         }
         let found = self.put_record(&message.spec, acceptance.nonce, now).await?;
+        if found.spec.is_none() && found.head.state.is_terminal() {
+            // By one that took us for dead, sent the job again and did not hear whether that had succeeded.
+            return Err(PortError::Unavailable {
+                store: DYNAMODB,
+                cause: "the job was called off meanwhile".to_owned(),
+            });
+        }
         Ok(accepted(found.spec, message.spec, done))
     }
 
@@ -189,7 +197,8 @@ impl Aws {
 
     async fn call_off(&self, job: JobId, nonce: Nonce, now: Timestamp) -> PortResult<CalledOff> {
         let nonce = Nonce(nonce.0 ^ CALLED_OFF);
-        let write = guard::call_off(job, nonce, now);
+        let mut write = guard::write(job, Step::CallOff, nonce, now);
+        write.set("fin", ms(now));
         match self.update(&self.names.job_table, write, Repeats::BySdk).await? {
             Written::Done(_) => Ok(CalledOff::Dead),
             Written::Not(found) => {

@@ -76,38 +76,32 @@ pub(crate) fn write(job: JobId, step: Step, nonce: Nonce, now: Timestamp) -> Wri
         }
         Step::Cancel { regardless_of_interest } => {
             let unwanted = if regardless_of_interest { "" } else { " AND #int = :zero" };
-            cancel(&mut write, &format!("{LIVE}{unwanted}"), now);
+            create(&mut write, now);
+            write
+                .require(format!("attribute_not_exists(#pk) OR ({LIVE}{unwanted})"))
+                .set("st", s(State::Cancelled.code()))
+                .set("int", n(0));
             unsettled(&mut write);
+        }
+        Step::CallOff => {
+            create(&mut write, now);
+            write.require("attribute_not_exists(#pk)").set("st", s(State::Cancelled.code())).set("int", n(0));
         }
         Step::Settle => {
             write.require(format!("{ENDED} AND attribute_exists(#uns)")).remove("uns");
         }
     }
     // What a new record begins with, unless the step itself has just said otherwise.
-    if matches!(step, Step::Put | Step::Expire | Step::Cancel { .. }) {
+    if matches!(step, Step::Put | Step::Expire | Step::Cancel { .. } | Step::CallOff) {
         write.set_if_absent("ep", n(0)).set_if_absent("lu", n(0));
     }
-    write
-}
-
-/// The write by which an acceptor that does not know whether its message was sent calls its job off: the tombstone of
-/// [`Step::Cancel`], unless a worker has claimed the job. The acceptor gives back itself what it took, so the tombstone
-/// has no consequences left to settle.
-pub(crate) fn call_off(job: JobId, nonce: Nonce, now: Timestamp) -> Write {
-    let mut write = Write::on(record::job_key(job));
-    write.require("attribute_not_exists(#n) OR #n <> :set_n").set("n", nonce_value(nonce));
-    for state in [State::Parked, State::Queued] {
-        write.bind(word(state), s(state.code()));
-    }
-    cancel(&mut write, WAITING, now);
-    write.set_if_absent("ep", n(0)).set_if_absent("lu", n(0)).set("fin", ms(now));
     write
 }
 
 /// Whether the step ends the job.
 pub(crate) const fn ends(step: Step) -> bool {
     match step {
-        Step::Finish { .. } | Step::Expire | Step::Cancel { .. } => true,
+        Step::Finish { .. } | Step::Expire | Step::Cancel { .. } | Step::CallOff => true,
         Step::Put
         | Step::Claim { .. }
         | Step::Renew { .. }
@@ -116,14 +110,6 @@ pub(crate) const fn ends(step: Step) -> bool {
         | Step::Leave
         | Step::Settle => false,
     }
-}
-
-fn cancel(write: &mut Write, allowed: &str, now: Timestamp) {
-    create(write, now);
-    write
-        .require(format!("attribute_not_exists(#pk) OR ({allowed})"))
-        .set("st", s(State::Cancelled.code()))
-        .set("int", n(0));
 }
 
 /// What every record has whoever creates it.
@@ -172,12 +158,12 @@ mod tests {
             Step::Leave,
             Step::Cancel { regardless_of_interest: true },
             Step::Cancel { regardless_of_interest: false },
+            Step::CallOff,
             Step::Settle,
         ];
         let job = JobId::new(now, 3);
         for step in steps {
             assert_eq!(write(job, step, Nonce(4), now).problems(), [""; 0], "{step:?}");
         }
-        assert_eq!(call_off(job, Nonce(4), now).problems(), [""; 0]);
     }
 }

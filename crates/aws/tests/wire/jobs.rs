@@ -80,7 +80,7 @@ async fn every_step_survives_a_lost_reply_and_a_repetition() {
     let last = Some(Position { epoch: Epoch(2), seq: 4 });
     let (job, tomb, late) = (fresh_job(), fresh_job(), fresh_job());
     held(world.aws.claim(&claim(job, "w", "d"), nonce(), NOW).await.unwrap());
-    let script: [(JobId, Step); 11] = [
+    let script: [(JobId, Step); 12] = [
         (job, Step::Renew { epoch: epoch(1), lease_until: NOW.after(2 * LEASE) }),
         (job, Step::Join),
         (job, Step::Leave),
@@ -91,6 +91,7 @@ async fn every_step_survives_a_lost_reply_and_a_repetition() {
         (tomb, Step::Cancel { regardless_of_interest: false }),
         (late, Step::Expire),
         (late, Step::Settle),
+        (fresh_job(), Step::CallOff),
         (fresh_job(), Step::Put),
     ];
     for (job, step) in script {
@@ -123,8 +124,9 @@ async fn any_sequence_of_steps_answers_as_the_table_does() {
             let epoch = Epoch(u32::try_from(draws.below(3)).unwrap());
             let lease_until = NOW.after(Duration::from_millis(draws.below(200)));
             let last = (draws.below(2) == 0).then_some(Position { epoch, seq: 3 });
-            let step = match draws.below(14) {
+            let step = match draws.below(15) {
                 0 => Step::Put,
+                13 => Step::CallOff,
                 1..=3 => Step::Claim { lease_until },
                 4 => Step::Renew { epoch, lease_until },
                 5 => Step::Release { epoch, blameless: draws.below(2) == 0 },

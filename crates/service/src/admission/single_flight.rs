@@ -36,7 +36,7 @@ impl Service {
     pub(crate) async fn single_flight(
         &self,
         tenant: &Tenant,
-        draft: Draft,
+        mut draft: Draft,
         flight: Flight,
     ) -> Result<Admission, ApiError> {
         let Flight { key, fingerprint, served_for, mut seen } = flight;
@@ -58,13 +58,17 @@ impl Service {
             match marker::plan(marker.as_ref(), known(record.as_ref()), &asking, now) {
                 Plan::Run { replaces } => {
                     if let Outcome::Ours(admission) = self.accept(tenant, &draft, Some(claim(replaces)), now).await? {
-                        return Ok(admission);
+                        if self.is_wanted_by(&draft, &admission, now).await? {
+                            return Ok(admission);
+                        }
+                        // Whoever took us for dead has sent our job again, and it has ended: its id is spent.
+                        draft = draft.under(JobId::new(now, self.ports.entropy.draw()));
                     }
                 }
                 Plan::Resend(job) => {
                     let under = draft.under(job);
                     if let Outcome::Ours(admission) = self.accept(tenant, &under, Some(claim(Some(job))), now).await?
-                        && (admission.created == draft.spec.created || self.join(job, now).await?)
+                        && self.is_wanted_by(&draft, &admission, now).await?
                     {
                         return Ok(admission);
                     }
@@ -85,6 +89,12 @@ impl Service {
             }
         }
         Err(ApiError::store_unavailable())
+    }
+
+    /// Whether the job's record counts this request among those who want it: as its maker, or as one that joins it now,
+    /// because another had made it; `false` if that one has ended.
+    async fn is_wanted_by(&self, draft: &Draft, admission: &Admission, now: Timestamp) -> Result<bool, ApiError> {
+        Ok(admission.created == draft.spec.created || self.join(admission.job, now).await?)
     }
 
     /// Adds this request's interest to a job; `false` if it has ended or is about to be cancelled: look again.

@@ -224,17 +224,22 @@ impl Live {
     async fn look(&mut self) -> PortResult<Vec<Chunk>> {
         let jobs = Arc::clone(&self.service.ports.jobs);
         self.chunks.extend(jobs.chunks(self.job, self.newest()).await?);
-        let Some(record) = jobs.record(self.job).await? else { return Ok(Vec::new()) };
+        let Some(mut record) = jobs.record(self.job).await? else { return Ok(Vec::new()) };
         self.service.expire_if_due(self.job, &record).await?;
-        let terminal = record.head.state.is_terminal();
-        let last = record.head.last.filter(|_| terminal);
-        if terminal && last.is_some_and(|last| self.newest().is_none_or(|newest| newest < last)) {
+        let last_of = |record: &JobRecord| record.head.last.filter(|_| record.head.state.is_terminal());
+        let mut last = last_of(&record);
+        if record.head.state.is_terminal() && last.is_some_and(|last| self.newest().is_none_or(|newest| newest < last))
+        {
             // What the last worker wrote between our two reads belongs to the answer.
             self.chunks.extend(jobs.chunks(self.job, self.newest()).await?);
         }
         if resume::chain(&self.chunks, record.head.epoch, last).is_none() {
-            // A newer epoch has not opened yet; or a read of several pages missed a chunk written between two of them.
+            // A newer epoch has not opened yet; or a read of several pages missed a chunk written between two of them. The
+            // record is read again too: chunks that are newer than it may be those of a worker that has lost the job.
             self.chunks = jobs.chunks(self.job, None).await?;
+            let Some(again) = jobs.record(self.job).await? else { return Ok(Vec::new()) };
+            last = last_of(&again);
+            record = again;
         }
         let Ok(fresh) = self.cursor.advance(&self.chunks, record.head.epoch, last) else {
             tracing::error!(job = %self.job, "the stored text no longer contains what was relayed");
