@@ -434,3 +434,24 @@ fn nested_stacks_are_given_their_parameters_and_asked_only_for_outputs_they_have
     asked.retain(|name| name.contains(".Outputs."));
     assert!(!asked.is_empty() && asked.is_subset(&outputs), "{:?}", asked.difference(&outputs));
 }
+
+/// `infra/environment`, with a `sam` that knows the template's outputs and nothing else.
+#[test]
+fn the_environment_that_a_stack_is_worked_on_with_comes_from_its_outputs_and_is_whole() {
+    let outputs = object(&templates()["root"]["Outputs"]);
+    let listed: Vec<Value> =
+        outputs.keys().map(|name| json!({"OutputKey": name, "OutputValue": format!("the {name}")})).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!("#!/bin/sh\ncat <<'END'\n{}\nEND\n", json!(listed));
+    let path = folder.path().join("sam");
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let search = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let text = printed(Command::new(root().join("infra/environment")).arg("penstock-dev").env("PATH", search));
+    let given: BTreeSet<&str> =
+        text.lines().map(|line| line.strip_prefix("export ").unwrap().split('=').next().unwrap()).collect();
+    let required: BTreeSet<&str> =
+        VARIABLES.iter().filter(|variable| variable.required).map(|variable| variable.name).collect();
+    assert_eq!(given, required);
+    assert!(text.contains("export PENSTOCK_JOB_TABLE='the JobTable'\n"), "{text}");
+}
