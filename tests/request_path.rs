@@ -1,5 +1,6 @@
-//! The request path over AWS: HTTP, the real Lambda binaries, DynamoDB and SQS on the wire, real `gpu-worker` processes
-//! on ONNX Runtime, and back; whole and streamed, undisturbed and under fire.
+//! The request path over AWS, on the project's own stack: HTTP by the template's routes, the real Lambda binaries with the
+//! template's environment and roles, DynamoDB and SQS on the wire, real `gpu-worker` processes on ONNX Runtime, and back;
+//! whole and streamed, undisturbed and under fire.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -14,14 +15,12 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use harness::client::{Client, Reply, tasks};
 use harness::deployment::{Deployment, deploy};
-use harness::lambda::{Function, Gateway};
 use harness::ministack::Ministack;
 use harness::process::{Process, Signal};
-use harness::{built, given, root};
-use penstock_policy::id::{JobId, PoolId};
+use harness::{built, given};
+use penstock_policy::id::JobId;
 use penstock_policy::job::State;
-use penstock_policy::time::Timestamp;
-use penstock_service::ports::{Control, Jobs};
+use penstock_service::ports::Jobs;
 
 const MODEL: &str = "task-int4";
 
@@ -29,7 +28,6 @@ const MODEL: &str = "task-int4";
 struct Stack {
     _ministack: Ministack,
     deployment: Deployment,
-    front: Arc<Function>,
     client: Client,
 }
 
@@ -37,17 +35,8 @@ impl Stack {
     async fn start() -> Self {
         let ministack = Ministack::start().await;
         let deployment = deploy(&ministack, "path", &[MODEL]).await;
-        let front = Function::new(built("front"), deployment.variables.clone());
-        let jobs = Function::new(built("jobs"), deployment.variables.clone());
-        let routes = vec![
-            ("/v1/chat", Arc::clone(&front)),
-            ("/healthz", Arc::clone(&front)),
-            ("/v1/jobs", Arc::clone(&jobs)),
-            ("/v1/models", jobs),
-        ];
-        let gateway = Gateway::start(routes).await;
-        let client = Client::new(&gateway.url, &deployment.key);
-        Self { _ministack: ministack, deployment, front, client }
+        let client = Client::new(&deployment.url, &deployment.key);
+        Self { _ministack: ministack, deployment, client }
     }
 
     /// Starts a worker, and waits until it has signed on.
@@ -56,21 +45,10 @@ impl Stack {
     }
 
     async fn worker_saying(&self, name: &str, level: &str, words: std::process::Stdio) -> Process {
-        let mut command = Command::new(built("gpu-worker"));
-        command.env_clear().envs(&self.deployment.variables);
-        command.args(["--pool", MODEL, "--slots", "8", "--id", name, "--ort", &given("PENSTOCK_ORT")]);
-        command.arg("--model").arg(root().join("gpu-worker/fixtures/task-int4"));
+        let mut command = self.deployment.worker(MODEL, MODEL, name);
         let process = Process::start(command.env("PENSTOCK_LOG", level).stderr(words));
-        let begun = Instant::now();
-        loop {
-            let pool = PoolId::new(MODEL).unwrap();
-            let workers = self.deployment.aws.workers(&pool, Timestamp::EPOCH).await.unwrap();
-            if workers.iter().any(|worker| worker.id.as_str() == name) {
-                return process;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(30), "worker {name} does not sign on");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.deployment.signed_on(MODEL, name).await;
+        process
     }
 
     /// The record of an answer's job, once its consequences are drawn, which is a moment after the answer.
@@ -122,7 +100,7 @@ async fn sixty_four_requests_are_answered_right_each_published_once_and_their_aw
             );
         }
     }
-    let inits: Vec<u128> = stack.front.inits().iter().map(Duration::as_millis).collect();
+    let inits: Vec<u128> = stack.deployment.functions["front"].inits().iter().map(Duration::as_millis).collect();
     println!("front: {} environments, init {:?} ms", inits.len(), inits);
     assert_embedded_agrees(&replies, &tasks).await;
     assert_calls_of_one_request(&stack).await;
@@ -286,5 +264,7 @@ async fn bad_requests_jobs_and_models_are_answered_by_the_functions_as_by_the_em
         (Some("succeeded"), Some("1234"))
     );
     assert_eq!(client.send("GET", "/v1/jobs/01ARZ3NDEKTSV4RRFFQ69G5FAV").await.status, 404);
-    assert_eq!(client.send("GET", "/v1/chat/completions").await.status, 405);
+    // The gateway has no such route, whatever the function would say.
+    let unknown = client.send("GET", "/v1/chat/completions").await;
+    assert_eq!((unknown.status, unknown.json()["error"]["code"].as_str()), (404, Some("unknown_url")));
 }

@@ -113,7 +113,7 @@ mod aws {
     /// The ports on the emulator, which is stopped when the second part is dropped.
     async fn subject() -> (Subject, Ministack) {
         let ministack = Ministack::start().await;
-        let aws = deploy(&ministack, "contract", &[POOL]).await.aws;
+        let aws = deploy(&ministack, "contract", &[POOL]).await.aws.clone();
         let subject = Subject {
             jobs: aws.clone(),
             queue: aws.clone(),

@@ -37,6 +37,16 @@ impl Client {
         read(self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.key).body(body)).await
     }
 
+    /// Posts a body with headers.
+    ///
+    /// # Panics
+    /// If nobody answers.
+    pub async fn post_with(&self, path: &str, headers: &[(&str, &str)], body: String) -> Reply {
+        let request = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.key);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        read(request.body(body)).await
+    }
+
     /// Sends a request without a body.
     ///
     /// # Panics
@@ -93,6 +103,18 @@ pub struct Arriving {
 }
 
 impl Arriving {
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.reply.status
+    }
+
+    /// A header, empty if there is none.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.reply.header(name)
+    }
+
     /// Reads until some text has been said, or all has.
     ///
     /// # Panics

@@ -63,6 +63,18 @@ impl Function {
         self.environments.lock().unwrap().iter().filter_map(|environment| *environment.init.lock().unwrap()).collect()
     }
 
+    /// Invokes the function as a schedule or another event does, and waits for its end.
+    ///
+    /// # Errors
+    /// What the function failed with.
+    pub async fn call(&self, event: &Value) -> Result<(), String> {
+        let mut answer = self.invoke(event).await;
+        while let Some(piece) = answer.recv().await {
+            piece?;
+        }
+        Ok(())
+    }
+
     /// Invokes the function; the answer's pieces arrive as the function sends them.
     async fn invoke(&self, event: &Value) -> mpsc::Receiver<Piece> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -110,6 +122,8 @@ impl Function {
             .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256")
             .env("AWS_LAMBDA_LOG_GROUP_NAME", "group")
             .env("AWS_LAMBDA_LOG_STREAM_NAME", "stream")
+            // Where its figures go, a line each.
+            .stdout(std::process::Stdio::null())
             // Every function ends complaining: its Runtime API goes away before it does.
             .stderr(std::process::Stdio::null());
         *environment._process.lock().unwrap() = Some(Process::start(&mut command));
@@ -158,40 +172,65 @@ async fn failed(State(environment): State<Arc<Environment>>, Path(id): Path<Stri
     (axum::http::StatusCode::ACCEPTED, "{}").into_response()
 }
 
-/// A REST API with Lambda proxy integrations, in front of functions chosen by the path's beginning.
+/// A route of a REST API, and the function that serves it.
+pub struct Route {
+    /// The method, in capitals.
+    pub method: String,
+    /// The path; a part in braces stands for any one part.
+    pub path: String,
+    /// The function.
+    pub function: Arc<Function>,
+}
+
+impl Route {
+    fn serves(&self, method: &str, path: &str) -> bool {
+        let (mut parts, mut asked) = (self.path.split('/'), path.split('/'));
+        let fit = parts.by_ref().all(|part| asked.next().is_some_and(|one| part.starts_with('{') || part == one));
+        self.method == method && fit && asked.next().is_none()
+    }
+}
+
+/// A REST API with Lambda proxy integrations.
 pub struct Gateway {
     /// Where it listens.
     pub url: String,
 }
 
-type Routes = Arc<Vec<(String, Arc<Function>)>>;
+/// What a gateway knows.
+struct Api {
+    stage: String,
+    routes: Vec<Route>,
+    /// Its own answer where there is no route: status and JSON.
+    unknown: (u16, String),
+}
 
 impl Gateway {
-    /// Starts it. The first route whose text the path begins with is taken.
+    /// Starts the API's stage.
     ///
     /// # Panics
     /// If it cannot listen.
-    pub async fn start(routes: Vec<(&str, Arc<Function>)>) -> Self {
-        let routes: Routes = Arc::new(routes.into_iter().map(|(path, to)| (path.to_owned(), to)).collect());
+    pub async fn start(stage: &str, routes: Vec<Route>, unknown: (u16, String)) -> Self {
+        let api = Arc::new(Api { stage: stage.to_owned(), routes, unknown });
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let router = Router::new().fallback(forward).with_state(routes);
+        let router = Router::new().fallback(forward).with_state(api);
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { url }
     }
 }
 
-async fn forward(State(routes): State<Routes>, request: Request) -> Response {
+async fn forward(State(api): State<Arc<Api>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let Some((_, function)) = routes.iter().find(|(beginning, _)| parts.uri.path().starts_with(beginning.as_str()))
-    else {
-        return (axum::http::StatusCode::FORBIDDEN, "{\"message\":\"Missing Authentication Token\"}").into_response();
+    let Some(route) = api.routes.iter().find(|route| route.serves(parts.method.as_str(), parts.uri.path())) else {
+        let (status, body) = &api.unknown;
+        let status = axum::http::StatusCode::from_u16(*status).unwrap();
+        return (status, [("content-type", "application/json")], body.clone()).into_response();
     };
     // API Gateway's own limit.
     let Ok(body) = axum::body::to_bytes(body, 10 << 20).await else {
         return (axum::http::StatusCode::PAYLOAD_TOO_LARGE, "{\"message\":\"Request Too Long\"}").into_response();
     };
-    let mut answer = function.invoke(&event(&parts, &body)).await;
+    let mut answer = route.function.invoke(&event(&api.stage, &route.path, &parts, &body)).await;
     let mut gathered = Vec::new();
     let end = loop {
         match answer.recv().await {
@@ -225,7 +264,7 @@ fn bad_gateway(cause: &str) -> Response {
 }
 
 /// The event that API Gateway's REST API makes of a request.
-fn event(parts: &axum::http::request::Parts, body: &[u8]) -> Value {
+fn event(stage: &str, resource: &str, parts: &axum::http::request::Parts, body: &[u8]) -> Value {
     let path = parts.uri.path();
     let mut single = serde_json::Map::new();
     let mut multi = serde_json::Map::new();
@@ -234,23 +273,30 @@ fn event(parts: &axum::http::request::Parts, body: &[u8]) -> Value {
         single.insert(name.to_string(), json!(value));
         multi.entry(name.to_string()).or_insert_with(|| json!([])).as_array_mut().unwrap().push(json!(value));
     }
+    let mut single_query = serde_json::Map::new();
+    let mut multi_query = serde_json::Map::new();
+    for pair in parts.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        single_query.insert(name.to_owned(), json!(value));
+        multi_query.entry(name.to_owned()).or_insert_with(|| json!([])).as_array_mut().unwrap().push(json!(value));
+    }
     let (text, encoded) = match std::str::from_utf8(body) {
         Ok(text) => (text.to_owned(), false),
         Err(_) => (base64::Engine::encode(&base64::engine::general_purpose::STANDARD, body), true),
     };
     json!({
-        "resource": "/{proxy+}",
+        "resource": resource,
         "path": path,
         "httpMethod": parts.method.as_str(),
         "headers": single,
         "multiValueHeaders": multi,
-        "queryStringParameters": null,
-        "multiValueQueryStringParameters": null,
+        "queryStringParameters": single_query,
+        "multiValueQueryStringParameters": multi_query,
         "pathParameters": null,
         "stageVariables": null,
         "requestContext": {
-            "accountId": "000000000000", "apiId": "api", "stage": "test", "protocol": "HTTP/1.1",
-            "path": format!("/test{path}"), "resourcePath": "/{proxy+}", "httpMethod": parts.method.as_str(),
+            "accountId": "000000000000", "apiId": "api", "stage": stage, "protocol": "HTTP/1.1",
+            "path": format!("/{stage}{path}"), "resourcePath": resource, "httpMethod": parts.method.as_str(),
             "requestId": "r", "requestTimeEpoch": 0, "identity": {"sourceIp": "127.0.0.1"},
         },
         "body": if body.is_empty() { Value::Null } else { json!(text) },

@@ -1,0 +1,96 @@
+//! The roles of the template against the programs that run under them, both ways: whatever a program asked of AWS was
+//! permitted, or the test that asked has failed; and whatever is permitted was asked for by somebody, or stands below with
+//! its reason.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
+
+mod hours;
+mod programs;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use harness::client::Client;
+use harness::deployment::{deploy, deploy_with};
+use harness::iam::Permission;
+use harness::ministack::Ministack;
+use harness::process::Process;
+
+const MODEL: &str = "task-int4";
+const ENCODER: &str = "random-encoder";
+
+/// What is permitted though nothing here needs it, and why it stays.
+const NOT_SHOWN: [(&str, &str); 8] = [
+    (
+        "FrontRole.CountForRampsReturnsAndRatios: TLY#returns/*",
+        "slots are booked when the virtual queue is full for longer than clients wait; crates/sim/tests/load has it",
+    ),
+    (
+        "FrontRole.ReadHowPoolsStandAndProbe: dynamodb:UpdateItem",
+        "probes of a pool whose breaker is open; crates/sim/tests/degradation.rs has them",
+    ),
+    (
+        "FrontRole.TellWhatIsAskedForMost: dynamodb:UpdateItem",
+        "told once something has been hot; crates/sim/tests/kept.rs has it",
+    ),
+    ("FrontRole.ReadLargeAnswers: s3:GetObject", "kept answers above 300 KiB, which no model here gives"),
+    ("WorkerRole.KeepLargeAnswers: s3:PutObject", "the same"),
+    (
+        "WorkerRole.ReadAndForgetLargePayloads: s3:DeleteObject",
+        "the large question of a tenant that keeps nothing, answered; JobsRole shows the removal for one that was cancelled",
+    ),
+    (
+        "JobsRole.ForgetLargePayloads: arn:aws:s3:::payload/res/*",
+        "a job cancelled between the storing of vectors and its end",
+    ),
+    (
+        "JobsRole.ShowCancelAndForgetJobs: dynamodb:DeleteItem",
+        "chunks of a job cancelled in mid-answer, which its worker may have removed first",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_permission_is_needed_and_every_need_is_permitted() {
+    let ministack = Ministack::start().await;
+    let deployment = deploy(&ministack, "roles", &[MODEL, ENCODER, hours::POOL, hours::VECTORS]).await;
+    programs::run(&deployment).await;
+    tokio::time::timeout(Duration::from_secs(120), hours::pass(&deployment)).await.unwrap();
+
+    let bucket = deployment.stack["outputs"]["PayloadBucket"].as_str().unwrap();
+    let named = |permission: &Permission| permission.to_string().replace(bucket, "payload");
+    let shown: BTreeSet<String> = deployment.used().iter().map(named).collect();
+    let permitted: BTreeSet<String> = deployment.permissions().iter().map(named).collect();
+    // Lambda itself writes the logs.
+    let ours = permitted.iter().filter(|permission| !permission.contains(".Log: logs:"));
+    let excused: BTreeSet<&str> = NOT_SHOWN.iter().map(|(permission, _)| *permission).collect();
+    let idle: Vec<&String> =
+        ours.filter(|permission| !shown.contains(*permission) && !excused.contains(permission.as_str())).collect();
+    let denied = deployment.take_denied();
+    assert!(denied.is_empty(), "needed and not permitted:\n{}", denied.join("\n"));
+    assert!(idle.is_empty(), "permitted and not needed: {idle:#?}");
+    for excused in excused {
+        // Some are shown by chance, when one of two programs is quicker.
+        assert!(permitted.contains(excused), "no longer permitted, so it needs no excuse: {excused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_permission_what_needs_it_fails_and_says_so() {
+    for (role, sid, action) in [
+        ("FrontRole", "SendJobs", "sqs:SendMessage"),
+        ("FrontRole", "ReadKeysAndTenants", "dynamodb:GetItem"),
+        ("FrontRole", "FindClaimAndClearMarkers", "K#*"),
+    ] {
+        let gone = Permission { role: role.to_owned(), sid: sid.to_owned(), of: action.to_owned() };
+        let ministack = Ministack::start().await;
+        let without = |role: harness::iam::Role| if role.name == gone.role { role.without(&gone) } else { role };
+        let deployment = deploy_with(&ministack, "less", &[MODEL], without).await;
+        let _worker = Process::start(&mut deployment.worker(MODEL, MODEL, "w"));
+        deployment.signed_on(MODEL, "w").await;
+        let client = Client::new(&deployment.url, &deployment.key);
+        let reply = client.ask(MODEL, "C:1=", false).await;
+        assert!(reply.status >= 500, "{gone}: {} {}", reply.status, reply.body);
+        let denied = deployment.take_denied();
+        let said = denied.iter().any(|line| line.starts_with(&format!("{role} may not ")));
+        assert!(said, "{gone}: {denied:?}");
+    }
+}
