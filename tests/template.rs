@@ -260,9 +260,20 @@ fn tables_have_the_keys_and_the_expiry_that_the_adapter_makes_them_with() {
         let keys: &[(&str, &str)] = if sorted { &[("pk", "HASH"), ("sk", "RANGE")] } else { &[("pk", "HASH")] };
         let schema: Vec<Value> =
             keys.iter().map(|(key, kind)| json!({"AttributeName": key, "KeyType": kind})).collect();
-        let types: Vec<Value> =
-            keys.iter().map(|(key, _)| json!({"AttributeName": key, "AttributeType": "S"})).collect();
+        // The index of parked jobs, on the one table that has any.
+        let indexed: &[&str] = if name == "job" { &["gp", "gs"] } else { &[] };
+        let types: Vec<Value> = keys
+            .iter()
+            .map(|(key, _)| key)
+            .chain(indexed)
+            .map(|key| json!({"AttributeName": key, "AttributeType": "S"}))
+            .collect();
         let table = &tables[resource]["Properties"];
+        assert_eq!(
+            table["GlobalSecondaryIndexes"].as_array().map_or(0, Vec::len),
+            usize::from(name == "job"),
+            "{name}"
+        );
         assert_eq!(table["KeySchema"], json!(schema), "{name}");
         assert_eq!(table["AttributeDefinitions"], json!(types), "{name}");
         assert_eq!(table["TimeToLiveSpecification"], json!({"AttributeName": "ttl", "Enabled": true}), "{name}");
@@ -278,6 +289,18 @@ fn tables_have_the_keys_and_the_expiry_that_the_adapter_makes_them_with() {
         let recoverable = table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"] == true;
         assert_eq!(recoverable, precious, "{name}");
     }
+}
+
+#[test]
+fn parked_jobs_are_indexed_by_what_the_adapter_writes_into_their_records() {
+    let guard = source("crates/aws/src/jobs/guard.rs");
+    assert!(guard.contains(r#"PARKED: [&str; 3] = ["gp", "gs", "tok"]"#));
+    assert!(source("crates/aws/src/parking.rs").contains(r#"INDEX: &str = "parked""#));
+    let index = &resources("AWS::DynamoDB::Table")["JobTable"]["Properties"]["GlobalSecondaryIndexes"][0];
+    assert_eq!(index["IndexName"], "parked");
+    let key = |name: &str, kind: &str| json!({"AttributeName": name, "KeyType": kind});
+    assert_eq!(index["KeySchema"], json!([key("gp", "HASH"), key("gs", "RANGE")]));
+    assert_eq!(index["Projection"], json!({"ProjectionType": "INCLUDE", "NonKeyAttributes": ["tok"]}));
 }
 
 #[test]
@@ -345,7 +368,8 @@ fn method(action: &str) -> String {
 #[test]
 fn a_role_may_do_named_things_to_named_things_and_only_what_the_adapter_does() {
     let files = [
-        "answers", "attempts", "blobs", "board", "control", "jobs/mod", "limits", "markers", "queue", "table", "tally",
+        "answers", "attempts", "blobs", "board", "control", "jobs/mod", "limits", "markers", "parking", "queue",
+        "table", "tally",
     ];
     let adapter: String = files.iter().map(|file| source(&format!("crates/aws/src/{file}.rs"))).collect();
     let mut statements = 0;

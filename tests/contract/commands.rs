@@ -12,6 +12,7 @@ use penstock_policy::cost::{Price, UsdMicros};
 use penstock_policy::gcra::Limit;
 use penstock_policy::id::{Epoch, JobId, Nonce, PoolId, TenantId, WorkerId};
 use penstock_policy::job::{End, Position, Step};
+use penstock_policy::parking::Berth;
 use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
@@ -186,7 +187,8 @@ impl<'s> Sequence<'s> {
             replaces: (self.chance.below(2) == 0).then(|| self.pick_job()),
         });
         let message = Message { spec: self.spec(id), payload: Payload::Inline("{}".to_owned()) };
-        let acceptance = Acceptance { message, takes, marker, attempt: None, nonce: self.chance.nonce() };
+        let berth = if self.chance.below(4) == 0 { Berth::Parked } else { Berth::Queue };
+        let acceptance = Acceptance { message, berth, takes, marker, attempt: None, nonce: self.chance.nonce() };
         let expected = self.model.accept(&acceptance, self.now);
         for time in 0..1 + u64::from(self.lost_reply()) {
             let seen = match self.subject.jobs.accept(&acceptance, self.now).await.unwrap() {
@@ -228,7 +230,7 @@ impl<'s> Sequence<'s> {
         let newest = self.model.jobs.get(&id).map_or(0, |record| record.head.epoch.0);
         // Mostly the newest epoch, so that steps get through; sometimes a stale one.
         let epoch = Epoch(if self.chance.below(5) == 0 { newest.saturating_sub(1) } else { newest });
-        let (step, outcome) = match self.chance.below(11) {
+        let (step, outcome) = match self.chance.below(12) {
             10 => (Step::CallOff, None),
             0 => (Step::Renew { epoch, lease_until: self.now.after(Duration::from_secs(30)) }, None),
             1 => (Step::Release { epoch, blameless: self.chance.below(2) == 0 }, None),
@@ -242,6 +244,7 @@ impl<'s> Sequence<'s> {
             5 => (Step::Join, None),
             6 => (Step::Leave, None),
             7 | 8 => (Step::Settle, None),
+            9 => (Step::Unpark, None),
             _ => (Step::Cancel { regardless_of_interest: self.chance.below(2) == 0 }, None),
         };
         let event = (self.chance.below(2) == 0).then_some(Event::Settled { at: self.now, cost: UsdMicros(7) });

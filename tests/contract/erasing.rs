@@ -43,6 +43,7 @@ async fn make(subject: &Subject, tenant: &str, chance: &mut Chance) -> Made {
         takes: Vec::new(),
         marker: Some(MarkerClaim { key: marker.clone(), fingerprint: 1, expires, replaces: None }),
         attempt: None,
+        berth: penstock_policy::parking::Berth::Queue,
         nonce: chance.nonce(),
     };
     let accepted = subject.jobs.accept(&acceptance, NOW).await.unwrap();

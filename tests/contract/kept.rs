@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use penstock_policy::attempt::{Attempt, Hold, MOST};
 use penstock_policy::id::{JobId, Nonce, TenantId};
+use penstock_policy::parking::Berth;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
     Acceptance, Accepted, AttemptClaim, ENTRY_BYTES, Entry, MarkerClaim, MarkerKey, Message, Payload, Swapped,
@@ -27,7 +28,7 @@ fn entry(made: u64, body: &'static [u8]) -> Entry {
 fn acceptance(job: JobId, chance: &mut Chance) -> Acceptance {
     let spec = spec(job, key("").tenant.as_str());
     let message = Message { spec, payload: Payload::Inline("{}".to_owned()) };
-    Acceptance { message, takes: Vec::new(), marker: None, attempt: None, nonce: chance.nonce() }
+    Acceptance { message, takes: Vec::new(), marker: None, attempt: None, berth: Berth::Queue, nonce: chance.nonce() }
 }
 
 /// A later answer replaces an earlier one and never the other way round; copies and keys are apart; one look brings the

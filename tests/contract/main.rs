@@ -9,6 +9,7 @@ mod erasing;
 mod holds;
 mod kept;
 mod model;
+mod parking;
 mod queues;
 mod records;
 mod settling;
@@ -32,6 +33,7 @@ fn on_sqlite(folder: &tempfile::TempDir) -> Subject {
         queue: sqlite.clone(),
         limits: sqlite.clone(),
         markers: sqlite.clone(),
+        parking: sqlite.clone(),
         attempts: sqlite.clone(),
         answers: sqlite.clone(),
         control: sqlite.clone(),
@@ -52,6 +54,12 @@ async fn sqlite_keeps_the_contract_of_jobs_limits_and_markers() {
 async fn sqlite_keeps_the_contract_of_queues() {
     let folder = tempfile::tempdir().unwrap();
     queues::check(&on_sqlite(&folder), 200).await;
+}
+
+#[tokio::test]
+async fn sqlite_keeps_the_contract_of_parking() {
+    let folder = tempfile::tempdir().unwrap();
+    parking::check(&on_sqlite(&folder), 2_000).await;
 }
 
 #[tokio::test]
@@ -86,6 +94,7 @@ async fn a_database_in_a_file_keeps_the_contract_under_many_hands() {
         queue: sqlite.clone(),
         limits: sqlite.clone(),
         markers: sqlite.clone(),
+        parking: sqlite.clone(),
         attempts: sqlite.clone(),
         answers: sqlite.clone(),
         control: sqlite.clone(),
@@ -108,7 +117,7 @@ mod aws {
     use harness::ministack::Ministack;
 
     use super::subject::{POOL, Subject};
-    use super::{SEQUENCES, erasing, holds, kept, queues, records, run_sequences, settling};
+    use super::{SEQUENCES, erasing, holds, kept, parking, queues, records, run_sequences, settling};
 
     /// The ports on the emulator, which is stopped when the second part is dropped.
     async fn subject() -> (Subject, Ministack) {
@@ -119,6 +128,7 @@ mod aws {
             queue: aws.clone(),
             limits: aws.clone(),
             markers: aws.clone(),
+            parking: aws.clone(),
             attempts: aws.clone(),
             answers: aws.clone(),
             control: aws.clone(),
@@ -145,6 +155,12 @@ mod aws {
     async fn aws_keeps_the_contract_of_queues() {
         let (subject, _ministack) = subject().await;
         queues::check(&subject, 200).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn aws_keeps_the_contract_of_parking() {
+        let (subject, _ministack) = subject().await;
+        parking::check(&subject, 300).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ use penstock_policy::gcra::{self, Bucket, JointVerdict, Limit, Spent};
 use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::job::{Denied, Head, Position, Step, apply};
 use penstock_policy::marker::Marker;
+use penstock_policy::parking::Berth;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
     Acceptance, BucketKey, Chunk, Claim, JobRecord, JobSpec, Levels, MarkerKey, Reservation, Stepped, Take,
@@ -126,7 +127,11 @@ impl Model {
         if let Some(JobRecord { spec: Some(known), .. }) = self.jobs.get(&id) {
             return AcceptedAs::Yes { spec: Box::new(known.clone()), left: lefts };
         }
-        if let Ok(head) = apply(Step::Put, acceptance.nonce, self.jobs.get(&id).map(|r| &r.head), now) {
+        let put = match acceptance.berth {
+            Berth::Queue => Step::Put,
+            Berth::Parked => Step::Park,
+        };
+        if let Ok(head) = apply(put, acceptance.nonce, self.jobs.get(&id).map(|r| &r.head), now) {
             self.jobs.insert(id, JobRecord { spec: Some(spec.clone()), ..JobRecord::bare(head) });
         }
         AcceptedAs::Yes { spec: Box::new(spec), left: lefts }

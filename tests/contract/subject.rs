@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
-    Answers, Attempts, Blobs, Board, Clock, Control, Erasure, Jobs, Limits, Markers, Queue, Tally,
+    Answers, Attempts, Blobs, Board, Clock, Control, Erasure, Jobs, Limits, Markers, Parking, Queue, Tally,
 };
 
 /// One adapter's ports.
@@ -16,6 +16,7 @@ pub(crate) struct Subject {
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) limits: Arc<dyn Limits>,
     pub(crate) markers: Arc<dyn Markers>,
+    pub(crate) parking: Arc<dyn Parking>,
     pub(crate) attempts: Arc<dyn Attempts>,
     pub(crate) answers: Arc<dyn Answers>,
     pub(crate) control: Arc<dyn Control>,

@@ -13,6 +13,7 @@ use crate::Aws;
 use crate::error::{DYNAMODB, S3, classify, corrupt};
 use crate::item::{Item, item, s};
 use crate::jobs::{chunks, record};
+use crate::parking::PAYLOAD;
 use crate::table::{Repeats, Write};
 
 /// Items looked at in one page of a scan: a second's worth of what a table reads at ease.
@@ -40,7 +41,8 @@ impl Erasure for Aws {
         for kind in ["req", "res"] {
             self.remove_blobs(&format!("{kind}/{job}-")).await?;
         }
-        let range = (chunks::FIRST, chunks::LAST);
+        // Chunks, and the request of a job that was parked.
+        let range = (chunks::FIRST, PAYLOAD);
         let said = self.query(&self.names.job_table, &record::job_pk(job), range, true, None).await?;
         for some in said.chunks(TOGETHER) {
             try_join_all(some.iter().map(|chunk| self.remove_item(&self.names.job_table, chunk, &["pk", "sk"])))

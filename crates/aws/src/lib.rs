@@ -27,6 +27,7 @@ mod item;
 mod jobs;
 mod limits;
 mod markers;
+mod parking;
 mod queue;
 mod setup;
 mod table;
@@ -191,6 +192,7 @@ impl Aws {
             queue: Arc::clone(self) as _,
             limits: Arc::clone(self) as _,
             markers: Arc::clone(self) as _,
+            parking: Arc::clone(self) as _,
             attempts: Arc::clone(self) as _,
             answers: Arc::clone(self) as _,
             control: Arc::clone(self) as _,

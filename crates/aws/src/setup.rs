@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use aws_sdk_dynamodb::error::BuildError;
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, TableStatus,
-    TimeToLiveSpecification,
+    AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType,
+    ScalarAttributeType, TableStatus, TimeToLiveSpecification,
 };
 use aws_sdk_s3::operation::create_bucket::CreateBucketError;
 use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
@@ -17,6 +18,8 @@ use penstock_service::ports::{PortError, PortResult, QueueId};
 
 use crate::Aws;
 use crate::error::{DYNAMODB, S3, SQS, classify};
+use crate::jobs::guard::PARKED;
+use crate::parking::INDEX;
 
 /// How long a received message is hidden unless the receiver says otherwise; longer than a lease.
 const VISIBILITY: Duration = Duration::from_secs(60);
@@ -41,7 +44,7 @@ impl Aws {
             (&names.ctl_table, true),
         ];
         for (table, sorted) in tables {
-            self.create_table(table, sorted).await?;
+            self.create_table(table, sorted, *table == names.job_table).await?;
         }
         self.create_bucket().await?;
         for pool in pools {
@@ -96,7 +99,7 @@ impl Aws {
         arn.ok_or_else(|| PortError::Unavailable { store: SQS, cause: "a new queue has no name yet".to_owned() })
     }
 
-    async fn create_table(&self, table: &str, sorted: bool) -> PortResult<()> {
+    async fn create_table(&self, table: &str, sorted: bool, indexed: bool) -> PortResult<()> {
         let build = |error| PortError::Refused { store: DYNAMODB, cause: format!("table definition: {error}") };
         let keys: &[(&str, KeyType)] =
             if sorted { &[("pk", KeyType::Hash), ("sk", KeyType::Range)] } else { &[("pk", KeyType::Hash)] };
@@ -108,6 +111,13 @@ impl Aws {
             request = request
                 .key_schema(schema.map_err(|error| build(error.to_string()))?)
                 .attribute_definitions(text.map_err(|error| build(error.to_string()))?);
+        }
+        if indexed {
+            let (index, definitions) = parked_index().map_err(|error| build(error.to_string()))?;
+            request = request.global_secondary_indexes(index);
+            for definition in definitions {
+                request = request.attribute_definitions(definition);
+            }
         }
         match request.send().await {
             Ok(_) => {}
@@ -169,6 +179,20 @@ impl Aws {
             },
         }
     }
+}
+
+/// The index of parked jobs: sparse, since only they have its keys.
+fn parked_index() -> Result<(GlobalSecondaryIndex, Vec<AttributeDefinition>), BuildError> {
+    let [partition, place, tokens] = PARKED;
+    let mut index = GlobalSecondaryIndex::builder().index_name(INDEX);
+    let mut definitions = Vec::new();
+    for (name, role) in [(partition, KeyType::Hash), (place, KeyType::Range)] {
+        index = index.key_schema(KeySchemaElement::builder().attribute_name(name).key_type(role).build()?);
+        let definition = AttributeDefinition::builder().attribute_name(name).attribute_type(ScalarAttributeType::S);
+        definitions.push(definition.build()?);
+    }
+    let projection = Projection::builder().projection_type(ProjectionType::Include).non_key_attributes(tokens).build();
+    Ok((index.projection(projection).build()?, definitions))
 }
 
 /// How long a queue keeps a message: well beyond the class's patience, so that no message vanishes before its job is due.

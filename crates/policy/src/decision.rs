@@ -12,6 +12,7 @@ use crate::cost::{Price, UsdMicros};
 use crate::degrade::Course;
 use crate::gcra::{self, Bucket, JointVerdict, Limit};
 use crate::id::JobId;
+use crate::parking::{self, Berth};
 use crate::promise::{self, Promise};
 use crate::rates::Rates;
 use crate::time::Timestamp;
@@ -48,6 +49,8 @@ pub struct Snapshot<'s> {
     pub rates: &'s Rates,
     /// The part of the virtual queue, as last seen, that stands before this tenant's next job.
     pub backlog: Duration,
+    /// All of the virtual queue, as last seen.
+    pub waiting: Duration,
 }
 
 /// What becomes of a request.
@@ -63,6 +66,8 @@ pub enum Decision {
         class: Class,
         /// With this promise, by what was last seen.
         promise: Promise,
+        /// To wait there.
+        berth: Berth,
     },
     /// Something else answers in the pool's place.
     Degrade(Course),
@@ -132,10 +137,16 @@ pub fn decide(snapshot: &Snapshot<'_>, now: Timestamp) -> Decision {
     }
     match snapshot.course {
         Course::Home | Course::Kept | Course::Probe => {
-            Decision::Accept { class: snapshot.class, promise: offer(snapshot, snapshot.backlog, now) }
+            let promise = offer(snapshot, snapshot.backlog, now);
+            Decision::Accept { class: snapshot.class, promise, berth: berth(snapshot, now) }
         }
         course @ (Course::Switched | Course::Stale | Course::Fallback | Course::Refuse) => Decision::Degrade(course),
     }
+}
+
+/// Where a job waits. Nothing is parked while nobody releases it.
+fn berth(snapshot: &Snapshot<'_>, now: Timestamp) -> Berth {
+    if snapshot.rates.are_kept_up(now) { parking::berth(snapshot.class, snapshot.waiting) } else { Berth::Queue }
 }
 
 /// The promise of a job that finds its virtual queue `backlog` long, itself not included.
@@ -165,6 +176,7 @@ pub fn told(refusal: &Refusal, now: Timestamp) -> ComeBack {
 mod tests {
     use super::*;
     use crate::promise::{Errors, Pace, Spread};
+    use crate::rates::Origin;
 
     const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
@@ -177,7 +189,14 @@ mod tests {
             ready_in: Duration::ZERO,
         };
         let spread = Spread::of(&Errors::default());
-        Rates { at: NOW, pace, ahead: [5000.0, 0.0, 0.0, 0.0], shards: 1, spread: [[spread; 3]; 4] }
+        Rates {
+            at: NOW,
+            origin: Origin::Control,
+            pace,
+            ahead: [5000.0, 0.0, 0.0, 0.0],
+            shards: 1,
+            spread: [[spread; 3]; 4],
+        }
     }
 
     fn snapshot(rates: &Rates) -> Snapshot<'_> {
@@ -194,6 +213,7 @@ mod tests {
             course: Course::Home,
             rates,
             backlog: Duration::from_secs(10),
+            waiting: Duration::from_secs(10),
         }
     }
 
@@ -222,7 +242,7 @@ mod tests {
     #[test]
     fn a_promise_counts_its_own_class_and_the_better_ones_and_states_the_price() {
         let rates = rates();
-        let Decision::Accept { class, promise } = decide(&snapshot(&rates), NOW) else { panic!() };
+        let Decision::Accept { class, promise, .. } = decide(&snapshot(&rates), NOW) else { panic!() };
         // 1,000 tokens of its own class, 5,000 of P0, half a job under way, and its own run.
         assert_eq!((class, promise.expected), (Class::P1, Duration::from_millis(59_500 + 1000)));
         assert_eq!((promise.position, promise.price), (60, UsdMicros(150)));

@@ -116,8 +116,18 @@ impl Head {
     /// The record of a job that has just been accepted.
     #[must_use]
     pub const fn queued(nonce: Nonce) -> Self {
+        Self::waiting(State::Queued, nonce)
+    }
+
+    /// The record of a job that has just been accepted and does not go to the queue yet.
+    #[must_use]
+    pub const fn parked(nonce: Nonce) -> Self {
+        Self::waiting(State::Parked, nonce)
+    }
+
+    const fn waiting(state: State, nonce: Nonce) -> Self {
         Self {
-            state: State::Queued,
+            state,
             epoch: Epoch(0),
             lease_until: Timestamp::EPOCH,
             releases: 0,
@@ -156,6 +166,10 @@ pub enum End {
 pub enum Step {
     /// Put the record of a newly accepted job, if there is none yet.
     Put,
+    /// Put the record of a newly accepted job that is stored and not sent, if there is none yet.
+    Park,
+    /// Note that a parked job has been sent to its queue.
+    Unpark,
     /// Take the job, creating its record from the message if there is none.
     Claim {
         /// How long the claim holds.
@@ -226,6 +240,8 @@ pub enum Denied {
     NotEnded,
     /// The consequences of the end are done already.
     Settled,
+    /// The job is in its queue or runs: it is not parked any more.
+    Unparked,
 }
 
 /// Says whether `step` is allowed on the record found (`None`: there is none), and what the record becomes.
@@ -244,14 +260,24 @@ pub fn apply(step: Step, nonce: Nonce, found: Option<&Head>, now: Timestamp) -> 
     let next = match (step, found) {
         (Step::Put, None) => Head::queued(nonce),
         (Step::CallOff, None) => Head { state: State::Cancelled, interest: 0, ..Head::queued(nonce) },
-        (Step::Put | Step::CallOff, Some(_)) => return Err(Denied::Present),
+        (Step::Park, None) => Head::parked(nonce),
+        (Step::Put | Step::Park | Step::CallOff, Some(_)) => return Err(Denied::Present),
         (Step::Claim { lease_until }, found) => claim(found, lease_until, now)?,
         (Step::Expire, found) => ended_from_waiting(found, State::Expired, now)?,
         (Step::Cancel { regardless_of_interest }, found) => cancel(found, regardless_of_interest)?,
         (
-            Step::Renew { .. } | Step::Release { .. } | Step::Finish { .. } | Step::Join | Step::Leave | Step::Settle,
+            Step::Renew { .. }
+            | Step::Release { .. }
+            | Step::Finish { .. }
+            | Step::Join
+            | Step::Leave
+            | Step::Settle
+            | Step::Unpark,
             None,
         ) => return Err(Denied::Absent),
+        (Step::Unpark, Some(head)) if head.state.is_terminal() => return Err(Denied::Ended(head.state)),
+        (Step::Unpark, Some(head)) if head.state != State::Parked => return Err(Denied::Unparked),
+        (Step::Unpark, Some(head)) => Head { state: State::Queued, ..*head },
         (Step::Renew { epoch, lease_until }, Some(head)) => Head { lease_until, ..held(head, epoch)? },
         (Step::Release { epoch, blameless }, Some(head)) => {
             let head = held(head, epoch)?;
@@ -394,6 +420,17 @@ mod tests {
     }
 
     #[test]
+    fn a_parked_job_is_sent_before_it_counts_as_queued_and_may_be_claimed_in_between() {
+        let parked = apply(Step::Park, Nonce(1), None, NOW).unwrap();
+        assert_eq!(parked.state, State::Parked);
+        assert_eq!(apply(Step::Unpark, Nonce(2), Some(&parked), NOW).unwrap().state, State::Queued);
+        let claimed = apply(Step::Claim { lease_until: LATER }, Nonce(3), Some(&parked), NOW).unwrap();
+        assert_eq!(apply(Step::Unpark, Nonce(2), Some(&claimed), NOW), Err(Denied::Unparked));
+        let cancelled = apply(Step::Cancel { regardless_of_interest: true }, Nonce(4), Some(&parked), NOW).unwrap();
+        assert_eq!(apply(Step::Unpark, Nonce(2), Some(&cancelled), NOW), Err(Denied::Ended(State::Cancelled)));
+    }
+
+    #[test]
     fn codes_and_states_are_one_to_one() {
         for state in State::ALL {
             assert_eq!(State::from_code(state.code()), Some(state));
@@ -415,6 +452,8 @@ mod tests {
             any::<bool>().prop_map(|regardless_of_interest| Step::Cancel { regardless_of_interest }),
             Just(Step::CallOff),
             Just(Step::Settle),
+            Just(Step::Park),
+            Just(Step::Unpark),
         ]
     }
 

@@ -25,6 +25,7 @@ pub mod job;
 pub mod learned;
 pub mod marker;
 pub mod paged;
+pub mod parking;
 pub mod preempt;
 pub mod prefix;
 pub mod promise;

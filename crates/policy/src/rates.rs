@@ -26,6 +26,8 @@ const TAKES_PER_SHARD: f64 = 300.0;
 pub struct Rates {
     /// When it was computed.
     pub at: Timestamp,
+    /// By whom.
+    pub origin: Origin,
     /// What the pool can do.
     pub pace: Pace,
     /// Estimated tokens that really wait or run, class by class.
@@ -36,7 +38,22 @@ pub struct Rates {
     pub spread: [[Spread; 3]; 4],
 }
 
+/// Who computed rates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The control loop, which goes on computing them and releases what is parked.
+    Control,
+    /// Whoever needed them and found none published, from what workers say of themselves.
+    Guess,
+}
+
 impl Rates {
+    /// Whether a control loop runs, by the looks of it.
+    #[must_use]
+    pub fn are_kept_up(&self, now: Timestamp) -> bool {
+        self.origin == Origin::Control && self.stale_for(now).is_none()
+    }
+
     /// How long ago they were computed, if too long to follow what happens.
     #[must_use]
     pub fn stale_for(&self, now: Timestamp) -> Option<Duration> {

@@ -44,12 +44,14 @@ use degradation::upstreams::Outside;
 use kept::memory::Memory;
 use ports::{
     Answers, Attempts, Blobs, Board, BucketKey, Clock, Control, Entropy, Erasure, Jobs, KeyRecord, Levels, Limits,
-    Markers, Pool, PortResult, Queue, Spawner, Tally, Tenant,
+    Markers, Parking, Pool, PortResult, Queue, Spawner, Tally, Tenant,
 };
 use telemetry::spans::{Tracer, Untraced};
 use telemetry::{Meter, Silent};
 use tenancy::usage::Arrears;
 
+pub use admission::parking::Stall;
+pub use admission::wanted::Wanted;
 pub use control::{Ticked, TierChange};
 pub use degradation::guarded::guarded;
 pub use door::admin::{OperatorKey, admin_router};
@@ -73,6 +75,7 @@ pub struct Ports {
     pub queue: Arc<dyn Queue>,
     pub limits: Arc<dyn Limits>,
     pub markers: Arc<dyn Markers>,
+    pub parking: Arc<dyn Parking>,
     pub attempts: Arc<dyn Attempts>,
     pub answers: Arc<dyn Answers>,
     pub control: Arc<dyn Control>,

@@ -81,7 +81,7 @@ impl Erasure for Eraser {
             .write(move |connection| {
                 let messages = "DELETE FROM message WHERE json_extract(body, '$.ten') = ?";
                 let mut removed = connection.execute(messages, params![tenant.as_str()])?;
-                for table in ["marker", "attempt", "answer"] {
+                for table in ["marker", "attempt", "answer", "parked"] {
                     let rows = format!("DELETE FROM {table} WHERE tenant = ?");
                     removed += connection.execute(&rows, params![tenant.as_str()])?;
                 }

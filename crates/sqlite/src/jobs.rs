@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use penstock_policy::id::{JobId, Nonce};
-use penstock_policy::job::{Denied, Head, Position, Step, apply};
+use penstock_policy::job::{Denied, Head, Position, State, Step, apply};
+use penstock_policy::parking::Berth;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
     Acceptance, Accepted, Chunk, Claim, Claimed, JobRecord, Jobs, PortResult, QueueId, Reservation, StepResult,
@@ -14,7 +15,7 @@ use penstock_service::stored::story::{self, Event, story_text};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::rows::{JOB_COLUMNS, ids_bytes, ids_from, job_record, malformed, position, stored};
-use crate::{Sqlite, attempts, limits, markers, queue, tally};
+use crate::{Sqlite, attempts, limits, markers, parking, queue, tally};
 
 #[async_trait]
 impl Jobs for Sqlite {
@@ -115,10 +116,17 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
         return Ok(Accepted::Yes { spec: Box::new(known), levels });
     }
     let message = penstock_service::ports::Message { spec, payload: acceptance.message.payload.clone() };
-    queue::insert(connection, queue, &message, now, now)?;
-    if let Ok(head) =
-        apply(Step::Put, acceptance.nonce, record(connection, id)?.map(|record| record.head).as_ref(), now)
-    {
+    let put = match acceptance.berth {
+        Berth::Queue => {
+            queue::insert(connection, queue, &message, now, now)?;
+            Step::Put
+        }
+        Berth::Parked => Step::Park,
+    };
+    if let Ok(head) = apply(put, acceptance.nonce, record(connection, id)?.map(|record| record.head).as_ref(), now) {
+        if head.state == State::Parked {
+            parking::insert(connection, &message)?;
+        }
         let record = JobRecord { spec: Some(message.spec.clone()), ..JobRecord::bare(head) };
         write(connection, id, &record)?;
     }
@@ -147,6 +155,9 @@ fn claim(connection: &Connection, claim: &Claim, nonce: Nonce, now: Timestamp) -
         && record.head == head
     {
         return Ok(Claimed::Yes(Box::new(record.clone())));
+    }
+    if found.as_ref().is_some_and(|record| record.head.state == State::Parked) {
+        parking::remove(connection, id)?;
     }
     let (known, mut told) = found.map_or((None, Vec::new()), |record| (record.spec, record.story));
     story::append(&mut told, Some(Event::claimed(now, &claim.owner, &claim.digest)));
@@ -177,6 +188,9 @@ fn step(
     };
     if before != Some(head) {
         let ends = head.state.is_terminal() && !before.is_some_and(|before| before.state.is_terminal());
+        if before.is_some_and(|before| before.state == State::Parked) && head.state != State::Parked {
+            parking::remove(connection, job)?;
+        }
         let mut record = found.unwrap_or(JobRecord::bare(head));
         record.head = head;
         if ends {

@@ -14,6 +14,7 @@ mod holds;
 mod jobs;
 mod limits;
 mod markers;
+mod parking;
 mod queue;
 mod rows;
 mod store;
@@ -71,6 +72,7 @@ impl Sqlite {
             queue: shared.clone(),
             limits: shared.clone(),
             markers: shared.clone(),
+            parking: shared.clone(),
             attempts: shared.clone(),
             answers: shared.clone(),
             control: shared.clone(),

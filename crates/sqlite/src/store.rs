@@ -37,6 +37,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema_fair.sql"),
     // Whether a job's words are removed.
     "ALTER TABLE job ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0;",
+    include_str!("schema_parked.sql"),
 ];
 
 /// The most calls committed together: bounds the delay of the first one.

@@ -1,11 +1,14 @@
 //! Accepting: take, marker, send, record. The message is the outbox: once it is sent the job is accepted, and a claim
-//! makes the record if this process dies before it does.
+//! makes the record if this process dies before it does. A job to be parked is accepted by its record, its request being
+//! stored before; nothing is sent that could make one.
 //!
 //! What can go wrong, and what is left behind:
 //! - a take or the marker refuses, or fails: what was taken is given back, and nothing else was done;
 //! - the queue refuses for certain: the marker is removed too;
 //! - the outcome of the send stays unknown: a tombstone keeps the message, if there is one, from ever running. Only then
 //!   the marker is removed and the takes given back. A record that is there already proves that a message was sent;
+//! - the request of a job to be parked cannot be stored: the marker is removed too. Its record cannot be written: as after a
+//!   send of unknown outcome;
 //! - the record cannot be written after the send: the job will run, but no id may be told without a record, so the
 //!   caller gets an error and the marker stays, for the client's next try to find the job by.
 
@@ -13,6 +16,7 @@ use std::time::Duration;
 
 use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::job::{State, Step};
+use penstock_policy::parking::Berth;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
     Acceptance, Accepted, AttemptClaim, Attempts, JobRecord, JobSpec, Levels, MarkerClaim, Markers, Message, PortError,
@@ -23,6 +27,7 @@ use crate::Aws;
 use crate::error::{DYNAMODB, SQS};
 use crate::item::ms;
 use crate::jobs::{guard, record};
+use crate::parking;
 use crate::table::{Repeats, Written};
 
 /// The pauses before each try of the send.
@@ -35,6 +40,8 @@ const CALLED_OFF: u64 = 0x9e37_79b9_7f4a_7c15;
 /// What became of the send.
 enum Sent {
     Yes,
+    /// Not sent but stored, its record with it.
+    Stored(Box<JobRecord>),
     /// Refused, every time; nothing is in the queue.
     No(PortError),
     /// At least one try may have succeeded.
@@ -87,8 +94,13 @@ impl Aws {
                 return Err(error);
             }
         }
-        match self.send_surely(&message).await {
-            Sent::Yes => {}
+        let sent = match acceptance.berth {
+            Berth::Queue => self.send_surely(&message).await,
+            Berth::Parked => self.park(&message, acceptance.nonce, now).await,
+        };
+        let found = match sent {
+            Sent::Yes => self.put_record(&message.spec, Step::Put, acceptance.nonce, now).await?,
+            Sent::Stored(found) => *found,
             Sent::No(error) => {
                 self.undo(done, message.spec.id, acceptance.nonce).await;
                 return Err(error);
@@ -100,8 +112,7 @@ impl Aws {
                     return Err(error);
                 }
             },
-        }
-        let found = self.put_record(&message.spec, acceptance.nonce, now).await?;
+        };
         if found.spec.is_none() && found.head.state.is_terminal() {
             // By one that took us for dead, sent the job again and did not hear whether that had succeeded.
             return Err(PortError::Unavailable {
@@ -110,6 +121,18 @@ impl Aws {
             });
         }
         Ok(accepted(found.spec, message.spec, done))
+    }
+
+    /// Stores the request, and then the record of a job that is parked; as far as accepting goes, that is its send.
+    async fn park(&self, message: &Message, nonce: Nonce, now: Timestamp) -> Sent {
+        if let Err(error) = self.store_payload(message, now).await {
+            return Sent::No(error);
+        }
+        match self.put_record(&message.spec, Step::Park, nonce, now).await {
+            Ok(found) => Sent::Stored(Box::new(found)),
+            Err(error) if error.is_passing() => Sent::Unknown(error),
+            Err(error) => Sent::No(error),
+        }
     }
 
     /// Takes from every bucket in order, and writes the reservations into the spec. Gives the refusal if one of
@@ -214,12 +237,15 @@ impl Aws {
     }
 
     /// Puts the record if there is none, and gives the record that is there now.
-    async fn put_record(&self, spec: &JobSpec, nonce: Nonce, now: Timestamp) -> PortResult<JobRecord> {
+    async fn put_record(&self, spec: &JobSpec, put: Step, nonce: Nonce, now: Timestamp) -> PortResult<JobRecord> {
         let mut last = None;
         for pause in PUT_PAUSES {
             self.pause(pause).await;
-            let mut write = guard::write(spec.id, Step::Put, nonce, now);
+            let mut write = guard::write(spec.id, put, nonce, now);
             record::set_spec(&mut write, spec);
+            if put == Step::Park {
+                parking::set_place(&mut write, spec);
+            }
             match self.update(&self.names.job_table, write, Repeats::BySdk).await {
                 Ok(Written::Done(item) | Written::Not(item)) => return record::read(&item),
                 Err(error) if error.is_passing() => last = Some(error),

@@ -2,7 +2,8 @@
 //! DynamoDB's words what the table says in ours, and the contract suite holds the two together.
 //!
 //! Attributes: `st` state, `ep` epoch, `lu` lease until (ms), `rel` releases, `int` interest, `le` and `ls` last
-//! position, `uns` present while unsettled, `n` nonce.
+//! position, `uns` present while unsettled, `n` nonce. Whatever takes a job out of state P removes what the index of parked
+//! jobs goes by ([`PARKED`]).
 
 use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::job::{End, State, Step};
@@ -11,6 +12,9 @@ use penstock_policy::time::Timestamp;
 use crate::item::{VERSION, ms, n, nonce_value, s};
 use crate::jobs::{KEPT, record};
 use crate::table::{Write, ttl};
+
+/// Attributes of a parked job: the keys of the index, and the job's tokens, which the index repeats.
+pub(crate) const PARKED: [&str; 3] = ["gp", "gs", "tok"];
 
 const WAITING: &str = "#st IN (:parked, :queued)";
 const LAPSED: &str = "#st = :running AND #lu < :now";
@@ -31,8 +35,17 @@ pub(crate) fn write(job: JobId, step: Step, nonce: Nonce, now: Timestamp) -> Wri
             create(&mut write, now);
             write.require("attribute_not_exists(#pk)").set("st", s(State::Queued.code())).set("int", n(1));
         }
+        Step::Park => {
+            create(&mut write, now);
+            write.require("attribute_not_exists(#pk)").set("st", s(State::Parked.code())).set("int", n(1));
+        }
+        Step::Unpark => {
+            write.require("#st = :parked").set("st", s(State::Queued.code()));
+            unpark(&mut write);
+        }
         Step::Claim { lease_until } => {
             create(&mut write, now);
+            unpark(&mut write);
             write
                 .require(format!("attribute_not_exists(#pk) OR {WAITING} OR ({LAPSED})"))
                 .set("st", s(State::Running.code()))
@@ -62,6 +75,7 @@ pub(crate) fn write(job: JobId, step: Step, nonce: Nonce, now: Timestamp) -> Wri
         }
         Step::Expire => {
             create(&mut write, now);
+            unpark(&mut write);
             write
                 .require(format!("attribute_not_exists(#pk) OR {WAITING} OR ({LAPSED})"))
                 .set("st", s(State::Expired.code()))
@@ -77,6 +91,7 @@ pub(crate) fn write(job: JobId, step: Step, nonce: Nonce, now: Timestamp) -> Wri
         Step::Cancel { regardless_of_interest } => {
             let unwanted = if regardless_of_interest { "" } else { " AND #int = :zero" };
             create(&mut write, now);
+            unpark(&mut write);
             write
                 .require(format!("attribute_not_exists(#pk) OR ({LIVE}{unwanted})"))
                 .set("st", s(State::Cancelled.code()))
@@ -92,7 +107,7 @@ pub(crate) fn write(job: JobId, step: Step, nonce: Nonce, now: Timestamp) -> Wri
         }
     }
     // What a new record begins with, unless the step itself has just said otherwise.
-    if matches!(step, Step::Put | Step::Expire | Step::Cancel { .. } | Step::CallOff) {
+    if matches!(step, Step::Put | Step::Park | Step::Expire | Step::Cancel { .. } | Step::CallOff) {
         write.set_if_absent("ep", n(0)).set_if_absent("lu", n(0));
     }
     write
@@ -103,6 +118,8 @@ pub(crate) const fn ends(step: Step) -> bool {
     match step {
         Step::Finish { .. } | Step::Expire | Step::Cancel { .. } | Step::CallOff => true,
         Step::Put
+        | Step::Park
+        | Step::Unpark
         | Step::Claim { .. }
         | Step::Renew { .. }
         | Step::Release { .. }
@@ -115,6 +132,12 @@ pub(crate) const fn ends(step: Step) -> bool {
 /// What every record has whoever creates it.
 fn create(write: &mut Write, now: Timestamp) {
     write.set_if_absent("v", n(VERSION)).set_if_absent("rel", n(0)).set("ttl", ttl(now, KEPT));
+}
+
+fn unpark(write: &mut Write) {
+    for attribute in PARKED {
+        write.remove(attribute);
+    }
 }
 
 fn unsettled(write: &mut Write) {
@@ -147,6 +170,8 @@ mod tests {
         let last = Some(Position { epoch: Epoch(1), seq: 2 });
         let steps = [
             Step::Put,
+            Step::Park,
+            Step::Unpark,
             Step::Claim { lease_until: now },
             Step::Renew { epoch: Epoch(1), lease_until: now },
             Step::Release { epoch: Epoch(1), blameless: true },

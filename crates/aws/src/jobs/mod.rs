@@ -6,7 +6,7 @@
 mod accept;
 pub(crate) mod chunks;
 mod claim;
-mod guard;
+pub(crate) mod guard;
 pub(crate) mod record;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use penstock_policy::gcra;
 use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::job::{State, Step};
+use penstock_policy::parking::Berth;
 use penstock_service::ports::{
     Acceptance, Accepted, Claimed, Delivery, JobRecord, Jobs, Limits, MarkerClaim, Markers, PortError, Queue, Stepped,
 };
@@ -31,6 +32,7 @@ fn acceptance(job: JobId) -> Acceptance {
             replaces: None,
         }),
         attempt: None,
+        berth: Berth::Queue,
         nonce: nonce(),
     }
 }

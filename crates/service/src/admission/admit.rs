@@ -12,6 +12,7 @@ use penstock_policy::degrade::Course;
 use penstock_policy::fair::Shares;
 use penstock_policy::gcra::{self, Bucket, Limit};
 use penstock_policy::id::JobId;
+use penstock_policy::parking::Berth;
 use penstock_policy::promise::Promise;
 use penstock_policy::rates::Rates;
 use penstock_policy::returns;
@@ -96,6 +97,8 @@ struct Gathered {
     shares: Shares,
     /// How much of it stands before this tenant's next job, as this process or else the control loop saw it last.
     backlog: Duration,
+    /// All of it.
+    waiting: Duration,
     tenant_take: Take,
     denied: Vec<Bucket>,
 }
@@ -139,8 +142,8 @@ impl Service {
     ) -> Result<Outcome, ApiError> {
         let gathered = self.gather(tenant, draft, now).await?;
         let refuse = |refusal: &Refusal| Err(refused(tenant, refusal, draft.spec.estimated_tokens, now));
-        let promise = match decide(&gathered, draft, now) {
-            Decision::Accept { promise, .. } => promise,
+        let (promise, berth) = match decide(&gathered, draft, now) {
+            Decision::Accept { promise, berth, .. } => (promise, berth),
             Decision::Refuse(refusal) => return refuse(&refusal),
             // Asked about a request of which nothing is known, at a pool that computes it.
             Decision::Serve(_) | Decision::Join(_) | Decision::Degrade(_) => return Err(ApiError::internal()),
@@ -149,7 +152,7 @@ impl Service {
             Ok(held) => held,
             Err(refusal) => return refuse(&refusal),
         };
-        let tried = self.take_and_send(tenant, draft, &gathered, promise, &held, marker, now).await;
+        let tried = self.take_and_send(tenant, draft, &gathered, (promise, berth), &held, marker, now).await;
         match tried {
             Ok(Tried::Ours(admission)) => {
                 self.count_for_ramp(tenant, now).await;
@@ -193,11 +196,14 @@ impl Service {
             (Decision::Accept { .. }, gcra::Verdict::Refused { until }) => {
                 Decision::Refuse(Refusal { why: Why::QueueFull, until: Some(until) })
             }
-            (Decision::Accept { class, .. }, gcra::Verdict::Granted { .. } | gcra::Verdict::NeverSatisfiable) => {
+            (
+                Decision::Accept { class, berth, .. },
+                gcra::Verdict::Granted { .. } | gcra::Verdict::NeverSatisfiable,
+            ) => {
                 let all = gcra::backlog(queue, now).as_secs_f64();
                 let ahead = Duration::from_secs_f64(gathered.shares.ahead(all));
                 let promise = decision::offer(&snapshot(&gathered, draft), ahead, now);
-                Decision::Accept { class, promise }
+                Decision::Accept { class, promise, berth }
             }
             (other, _) => other,
         };
@@ -220,7 +226,7 @@ impl Service {
         let backlog = all.mul_f64(if queued > 0.0 { (shares.ahead(queued) / queued).clamp(0.0, 1.0) } else { 1.0 });
         let tenant_take = self.tenant_take(tenant, spec.estimated_tokens, now).await?;
         let denied = self.denied(&tenant_take.key, now);
-        Ok(Gathered { rates, queue, shard, shares, backlog, tenant_take, denied })
+        Ok(Gathered { rates, queue, shard, shares, backlog, waiting: all, tenant_take, denied })
     }
 
     /// Takes and sends: with the room that was kept for it if the request comes back for it, else as a newcomer; and from
@@ -231,7 +237,7 @@ impl Service {
         tenant: &Tenant,
         draft: &Draft,
         gathered: &Gathered,
-        promise: Promise,
+        offered: (Promise, Berth),
         held: &[Hold],
         marker: Option<MarkerClaim>,
         now: Timestamp,
@@ -249,7 +255,7 @@ impl Service {
         }
         loop {
             let tried =
-                self.try_once(draft, gathered, &tenant_take, kept.clone(), promise, held, marker.clone(), now).await;
+                self.try_once(draft, gathered, &tenant_take, kept.clone(), offered, held, marker.clone(), now).await;
             let tried = match (tried, &kept) {
                 (Ok(tried @ Tried::Ours(_)), _) => return Ok(tried),
                 (Ok(tried), _) => tried,
@@ -324,7 +330,7 @@ impl Service {
         gathered: &Gathered,
         tenant_take: &Take,
         kept: Option<Reservation>,
-        promise: Promise,
+        (promise, berth): (Promise, Berth),
         held: &[Hold],
         marker: Option<MarkerClaim>,
         now: Timestamp,
@@ -344,7 +350,7 @@ impl Service {
         spec.reservations.extend(kept);
         let nonce = self.nonce();
         let message = Message { spec, payload: self.payload(draft, nonce).await? };
-        let acceptance = Acceptance { message, takes, marker, attempt: draft.attempt.clone(), nonce };
+        let acceptance = Acceptance { message, berth, takes, marker, attempt: draft.attempt.clone(), nonce };
         let accepted = self.ports.jobs.accept(&acceptance, now).await?;
         if !matches!(accepted, Accepted::Yes { .. })
             && let Payload::Blob(key) = &acceptance.message.payload
@@ -402,6 +408,7 @@ fn snapshot<'g>(gathered: &'g Gathered, draft: &Draft) -> Snapshot<'g> {
         course: Course::Home,
         rates: &gathered.rates,
         backlog: gathered.backlog,
+        waiting: gathered.waiting,
     }
 }
 

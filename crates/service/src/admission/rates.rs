@@ -9,7 +9,7 @@ use std::time::Duration;
 use penstock_policy::admission::{self, Capacity};
 use penstock_policy::id::PoolId;
 use penstock_policy::promise::{Errors, Pace, Spread};
-use penstock_policy::rates::Rates;
+use penstock_policy::rates::{Origin, Rates};
 use penstock_policy::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +66,7 @@ fn unpublished(workers: &[WorkerRecord], pool: Option<&Pool>, now: Timestamp) ->
         ready_in: Duration::ZERO,
     };
     let spread = Spread::of(&Errors::default());
-    Rates { at: now, pace, ahead: [0.0; 4], shards: 1, spread: [[spread; 3]; 4] }
+    Rates { at: now, origin: Origin::Guess, pace, ahead: [0.0; 4], shards: 1, spread: [[spread; 3]; 4] }
 }
 
 /// What a job of a pool is taken to be before any was seen.
@@ -112,6 +112,7 @@ pub(crate) fn rates_from(text: &str) -> Option<Rates> {
     let stored: Stored = serde_json::from_str(text).ok().filter(|stored: &Stored| stored.v == VERSION)?;
     Some(Rates {
         at: Timestamp::from_millis(stored.at),
+        origin: Origin::Control,
         pace: Pace {
             tokens_per_second: stored.tokens_per_second,
             slots: stored.slots,
@@ -132,7 +133,7 @@ mod tests {
     #[test]
     fn rates_read_back_as_they_were_written_and_a_newer_form_is_not_read() {
         let now = Timestamp::from_millis(9);
-        let mut rates = unpublished(&[], None, now);
+        let mut rates = Rates { origin: Origin::Control, ..unpublished(&[], None, now) };
         rates.ahead = [1.0, 2.5, 0.0, 4.0];
         rates.spread[2][1] = Spread { half: 0.75, most: 1.5 };
         rates.pace.ready_in = Duration::from_millis(1500);

@@ -108,7 +108,8 @@ impl Service {
                 | Denied::Fenced
                 | Denied::Wanted
                 | Denied::NotEnded
-                | Denied::Settled,
+                | Denied::Settled
+                | Denied::Unparked,
             ) => Err(ApiError::internal()),
         }
     }

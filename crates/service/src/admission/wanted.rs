@@ -10,7 +10,7 @@ use crate::ports::{Pool, PoolKind};
 
 /// A checked request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Wanted<'r> {
+pub enum Wanted<'r> {
     /// An answer to a conversation, or to raw prompts.
     Chat(&'r ChatRequest),
     /// The same, by `/v1/responses`.

@@ -6,6 +6,7 @@
 
 pub(crate) mod breaker;
 mod publish;
+mod release;
 
 use std::time::Duration;
 

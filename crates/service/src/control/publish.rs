@@ -10,7 +10,7 @@ use std::time::Duration;
 use penstock_policy::admission::Capacity;
 use penstock_policy::classes::Class;
 use penstock_policy::promise::{Errors, Pace, Regime, Spread};
-use penstock_policy::rates::{self, Rates, WORKER_SILENCE};
+use penstock_policy::rates::{self, Origin, Rates, WORKER_SILENCE};
 use penstock_policy::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +81,11 @@ impl Service {
         }
         let waiting: u64 = depths.iter().sum();
         let pace = memory.pace(pool, &workers, waiting, now);
-        let rates = memory.rates(pool, pace, depths, now);
+        let park = self.parked(pool, now).await?;
+        let queued = memory.queued(&pace, depths);
+        let parked = park.0.tokens();
+        let rates = memory.rates(&pace, Class::ALL.map(|class| queued[class.index()] + parked[class.index()]), now);
+        tracing::debug!(pool = %pool.id, ?rates.pace, ?queued, ?parked, shards = rates.shards, "rates");
         for class in Class::ALL {
             self.anchor(pool, class, &rates, now).await?;
         }
@@ -92,7 +96,8 @@ impl Service {
         let place = key_of(&pool.id);
         let replaces = self.ports.board.read(&place).await?.map(|posted| posted.version);
         let _ = self.ports.board.post(&place, &rates_text(&rates), replaces, self.nonce()).await?;
-        Ok(waiting > 0 || !workers.is_empty())
+        self.release_parked(pool, &rates, queued, park, now).await?;
+        Ok(waiting > 0 || !workers.is_empty() || parked.iter().any(|tokens| *tokens > 0.0))
     }
 
     fn measure_pool(&self, pool: &Pool, rates: &Rates, depths: [u64; 4], workers: &[WorkerRecord]) {
@@ -222,21 +227,24 @@ impl Memory {
         }
     }
 
-    fn rates(&self, pool: &Pool, pace: Pace, depths: [u64; 4], now: Timestamp) -> Rates {
+    /// Tokens in the queues, class by class, by the number of their messages.
+    fn queued(&self, pace: &Pace, depths: [u64; 4]) -> [f64; 4] {
         let all: u64 = depths.iter().sum();
         // What runs is half done on average.
         let running =
             if all == 0 || !pace.ready_in.is_zero() { 0.0 } else { (f64::from(pace.slots) / all as f64).min(1.0) };
-        let ahead = Class::ALL.map(|class| {
+        Class::ALL.map(|class| {
             let jobs = self.sum(&format!("n{}", class.index()));
             let mean =
                 if jobs > 0.0 { self.sum(&format!("est{}", class.index())) / jobs } else { pace.mean_job_tokens };
             depths[class.index()] as f64 * mean * (1.0 - running / 2.0)
-        });
+        })
+    }
+
+    fn rates(&self, pace: &Pace, ahead: [f64; 4], now: Timestamp) -> Rates {
         let per_second = pace.tokens_per_second / pace.mean_job_tokens.max(1.0);
         let shards = rates::shards(per_second);
-        tracing::debug!(pool = %pool.id, ?pace, ?ahead, shards, "rates");
-        Rates { at: now, pace, ahead, shards, spread: self.spread(now) }
+        Rates { at: now, origin: Origin::Control, pace: *pace, ahead, shards, spread: self.spread(now) }
     }
 
     fn spread(&self, now: Timestamp) -> [[Spread; 3]; 4] {
@@ -309,8 +317,7 @@ mod tests {
         memory.spans.insert(0, counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect());
         let pace = memory.pace(&pool(), &[worker(50.0)], 9, Timestamp::EPOCH);
         assert_eq!((pace.mean_job_tokens, pace.ms_per_token), (100.0, 4.0));
-        let rates = memory.rates(&pool(), pace, [0, 8, 0, 0], Timestamp::EPOCH);
         // Four of eight run and are half done.
-        assert_eq!(rates.ahead, [0.0, 600.0, 0.0, 0.0]);
+        assert_eq!(memory.queued(&pace, [0, 8, 0, 0]), [0.0, 600.0, 0.0, 0.0]);
     }
 }

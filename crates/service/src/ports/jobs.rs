@@ -11,6 +11,7 @@ use penstock_policy::cost::Price;
 use penstock_policy::id::{JobId, Nonce, PoolId, TenantId, WorkerId};
 use penstock_policy::job::{Denied, Head, Position, Step};
 use penstock_policy::marker::Marker;
+use penstock_policy::parking::Berth;
 use penstock_policy::resume::Link;
 use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
@@ -215,6 +216,8 @@ impl Link for Chunk {
 pub struct Acceptance {
     /// The message to send; its spec makes the record (with the reservations filled in by `accept`).
     pub message: Message,
+    /// Whether it is sent now, or stored to be sent later.
+    pub berth: Berth,
     /// The buckets to take from, the tenant's first, the virtual queue's second.
     pub takes: Vec<Take>,
     /// The marker to write.
@@ -242,7 +245,7 @@ pub struct MarkerClaim {
 /// The verdict on accepting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// The message is sent and the record exists: the job is ours to finish.
+    /// The message is sent, or stored, and the record exists: the job is ours to finish.
     Yes {
         /// The spec as stored, its reservations filled in.
         spec: Box<JobSpec>,
@@ -299,7 +302,7 @@ pub type StepResult = Result<Head, Denied>;
 /// A step with what it stores beside the head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stepped {
-    /// The step; not [`Step::Put`] or [`Step::Claim`], which have methods of their own.
+    /// The step; not [`Step::Put`], [`Step::Park`] or [`Step::Claim`], which have methods of their own.
     pub step: Step,
     /// The end's particulars, for [`Step::Finish`].
     pub outcome: Option<Outcome>,
@@ -329,10 +332,11 @@ pub trait Watch: Send {
 #[async_trait]
 pub trait Jobs: Send + Sync {
     /// Accepts a job: takes from the buckets, writes the marker or remembers the try, sends the message, puts the record, in
-    /// this order.
+    /// this order. A job to be parked has its message stored in the place of being sent, and its record put by
+    /// [`Step::Park`].
     ///
-    /// *Accepted* means that the message is durably in its queue; [`Accepted::Yes`] is returned only after the record
-    /// exists too. A bucket's refusal or a marker held by another leaves nothing behind. A repetition with the same
+    /// *Accepted* means that the message is durably in its queue, or stored; [`Accepted::Yes`] is returned only after the
+    /// record exists too. A bucket's refusal or a marker held by another leaves nothing behind. A repetition with the same
     /// nonce and job id accepts once. A second acceptance of the same job under another nonce (its first acceptor was
     /// taken for dead) takes from the buckets again and leaves the record as it is.
     ///

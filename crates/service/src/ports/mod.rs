@@ -21,6 +21,7 @@ mod holds;
 mod jobs;
 mod limits;
 mod markers;
+mod parking;
 mod queue;
 mod said;
 mod tally;
@@ -43,6 +44,7 @@ pub use jobs::{
 };
 pub use limits::{BucketKey, Levels, Limits, Reservation, Take, TakeOutcome, TakePart};
 pub use markers::{MarkerKey, Markers};
+pub use parking::{Backlog, Parking};
 pub use queue::{Delivery, INLINE_BYTES, Message, Payload, Queue, QueueId, Receipt};
 pub use said::{Likelihood, Part, TokenLogprob};
 pub use tally::{Addition, Counts, Tally, TallyKey};

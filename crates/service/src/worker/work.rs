@@ -160,7 +160,8 @@ async fn refused(
         | Denied::Wanted
         | Denied::Unwanted
         | Denied::NotEnded
-        | Denied::Settled => Ok(()),
+        | Denied::Settled
+        | Denied::Unparked => Ok(()),
     }
 }
 
