@@ -24,6 +24,9 @@ use crate::time::Timestamp;
 /// Work that a queue of a flexible class holds, in time the pool needs for it.
 pub const DRAIN: Duration = Duration::from_secs(120);
 
+/// Work that it holds while there are no workers, whose rate is a guess then: enough for the first of them to begin with.
+const UNSTAFFED: Duration = Duration::from_secs(30);
+
 /// The part of the room that pressing jobs may take.
 pub const PRESSING_PART: f64 = 0.75;
 
@@ -80,6 +83,8 @@ pub struct Load {
     pub class: Class,
     /// Tokens a second that the pool makes, or is assumed to make when its workers come.
     pub tokens_per_second: f64,
+    /// How long until there are workers; zero if there are.
+    pub ready_in: Duration,
     /// Tokens in the class's queue.
     pub queued: f64,
     /// Tokens of better classes that wait or run, in their queues.
@@ -103,7 +108,8 @@ pub struct Room {
 #[must_use]
 pub fn room(load: &Load, now: Timestamp) -> Room {
     let rate = load.tokens_per_second.max(1e-3);
-    let full = rate * DRAIN.as_secs_f64();
+    let drain = if load.ready_in.is_zero() { DRAIN } else { UNSTAFFED };
+    let full = rate * drain.as_secs_f64();
     let whole = (full - load.queued).max(0.0);
     let usual = match load.class {
         Class::P0 | Class::P1 | Class::P2 => whole,
@@ -222,7 +228,7 @@ mod tests {
     }
 
     fn load(class: Class) -> Load {
-        Load { class, tokens_per_second: 100.0, queued: 2000.0, better: 0.0, parked: 0.0 }
+        Load { class, tokens_per_second: 100.0, ready_in: Duration::ZERO, queued: 2000.0, better: 0.0, parked: 0.0 }
     }
 
     #[test]
@@ -243,6 +249,8 @@ mod tests {
         assert_eq!(room(&Load { better: 1e9, ..busy }, NOW).usual, 0.0);
         assert_eq!(room(&Load { class: Class::P2, ..busy }, NOW).usual, 10_000.0);
         assert_eq!(room(&Load { queued: 1e9, ..busy }, NOW).whole, 0.0);
+        let unstaffed = Load { ready_in: Duration::from_secs(9), ..load(Class::P2) };
+        assert_eq!(room(&unstaffed, NOW).whole, 1000.0, "their rate is a guess");
     }
 
     #[test]

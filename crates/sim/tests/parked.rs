@@ -152,6 +152,7 @@ fn deadlines_are_kept_where_they_can_be_even_behind_a_day_of_other_work() {
     let mut world = world(2);
     start_control(&mut world);
     world.start_worker(4, TICK).unwrap();
+    world.kernel.run_until(world.kernel.now().after(Duration::from_secs(10)), || false);
     let (bulk, quick) = (tenant(&world, "bulk"), tenant(&world, "quick"));
     // Twenty minutes of work at the rate of three slots, due in as many hours.
     let patient: Vec<JobId> = (0..220).map(|_| park(&world, &bulk, Class::P3, 20 * HOUR, 80)).collect();
@@ -171,6 +172,7 @@ fn a_tenant_with_little_parked_is_not_kept_waiting_by_one_with_much() {
     let mut world = world(3);
     start_control(&mut world);
     world.start_worker(4, TICK).unwrap();
+    world.kernel.run_until(world.kernel.now().after(Duration::from_secs(10)), || false);
     let (much, little) = (tenant(&world, "much"), tenant(&world, "little"));
     for _ in 0..250 {
         park(&world, &much, Class::P3, 20 * HOUR, 80);

@@ -114,6 +114,7 @@ impl Service {
             let load = Load {
                 class,
                 tokens_per_second: rates.pace.tokens_per_second,
+                ready_in: rates.pace.ready_in,
                 queued: queued[at],
                 better: queued[..at].iter().sum(),
                 parked: tokens[..=at].iter().sum(),
