@@ -38,6 +38,8 @@ pub(crate) fn without_fence(step: Step, nonce: Nonce, found: Option<&Head>, now:
         Step::Release { blameless, .. } => Step::Release { epoch: newest, blameless },
         Step::Finish { end, last, .. } => Step::Finish { epoch: newest, end, last },
         Step::Put
+        | Step::Park
+        | Step::Unpark
         | Step::Claim { .. }
         | Step::Expire
         | Step::Join
