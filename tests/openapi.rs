@@ -110,13 +110,15 @@ async fn what_is_refused_before_any_handler_has_the_same_body_as_any_other_error
 }
 
 /// The words of `error.rs` that are no codes: types, and names of fields.
-const NO_CODES: [&str; 9] = [
+const NO_CODES: [&str; 11] = [
     "authentication_error",
     "insufficient_quota",
     "invalid_request_error",
     "permission_error",
     "rate_limit_error",
+    "file_id",
     "response_id",
+    "upload_id",
     "server_error",
     "service_unavailable_error",
     "model",

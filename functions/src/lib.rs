@@ -58,20 +58,23 @@ const BUSY_TICK: Duration = Duration::from_secs(10);
 /// After so long the next call of the schedule goes on.
 const MINUTE: Duration = Duration::from_secs(50);
 
-async fn minute(service: &Service) -> PortResult<()> {
+async fn minute(service: &Arc<Service>) -> PortResult<()> {
     let clock = &service.ports().clock;
     let until = clock.now().after(MINUTE);
     loop {
         let now = clock.now();
         let ticked = service.control_tick(now).await?;
-        if ticked != Ticked::Elsewhere {
-            service.evaluate_breakers(now).await?;
+        if ticked == Ticked::Elsewhere {
+            return Ok(());
         }
-        match ticked {
-            Ticked::Idle | Ticked::Elsewhere => return Ok(()),
-            Ticked::Busy if now.after(BUSY_TICK) >= until => return Ok(()),
-            Ticked::Busy => clock.sleep_until(now.after(BUSY_TICK)).await,
+        service.evaluate_breakers(now).await?;
+        let next = now.after(BUSY_TICK);
+        let errands = service.do_errands(next.min(until)).await?;
+        let comes_soon = errands.next.is_some_and(|due| due <= until);
+        if next >= until || (ticked == Ticked::Idle && !comes_soon) {
+            return Ok(());
         }
+        clock.sleep_until(next).await;
     }
 }
 

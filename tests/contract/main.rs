@@ -13,6 +13,7 @@ mod parking;
 mod queues;
 mod records;
 mod settling;
+mod shelves;
 mod subject;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ fn on_sqlite(folder: &tempfile::TempDir) -> Subject {
         control: sqlite.clone(),
         board: sqlite.clone(),
         tally: sqlite.clone(),
+        shelf: sqlite.clone(),
         blobs: Arc::new(DiskBlobs::new(folder.path())),
         erasure: sqlite.erasure(DiskBlobs::new(folder.path())),
     }
@@ -67,6 +69,7 @@ async fn sqlite_keeps_the_contract_of_records_and_blobs() {
     let folder = tempfile::tempdir().unwrap();
     records::check(&on_sqlite(&folder)).await;
     settling::check(&on_sqlite(&folder)).await;
+    shelves::check(&on_sqlite(&folder)).await;
     erasing::check(&on_sqlite(&folder)).await;
 }
 
@@ -100,6 +103,7 @@ async fn a_database_in_a_file_keeps_the_contract_under_many_hands() {
         control: sqlite.clone(),
         board: sqlite.clone(),
         tally: sqlite.clone(),
+        shelf: sqlite.clone(),
         blobs: Arc::new(DiskBlobs::new(folder.path())),
         erasure: sqlite.erasure(DiskBlobs::new(folder.path())),
     };
@@ -117,7 +121,7 @@ mod aws {
     use harness::ministack::Ministack;
 
     use super::subject::{POOL, Subject};
-    use super::{SEQUENCES, erasing, holds, kept, parking, queues, records, run_sequences, settling};
+    use super::{SEQUENCES, erasing, holds, kept, parking, queues, records, run_sequences, settling, shelves};
 
     /// The ports on the emulator, which is stopped when the second part is dropped.
     async fn subject() -> (Subject, Ministack) {
@@ -134,6 +138,7 @@ mod aws {
             control: aws.clone(),
             board: aws.clone(),
             tally: aws.clone(),
+            shelf: aws.clone(),
             blobs: aws.clone(),
             erasure: aws,
         };
@@ -184,6 +189,7 @@ mod aws {
         let (subject, _ministack) = subject().await;
         records::check(&subject).await;
         settling::check(&subject).await;
+        shelves::check(&subject).await;
         erasing::check(&subject).await;
         records::check_many_hands(&subject).await;
     }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
-    Answers, Attempts, Blobs, Board, Clock, Control, Erasure, Jobs, Limits, Markers, Parking, Queue, Tally,
+    Answers, Attempts, Blobs, Board, Clock, Control, Erasure, Jobs, Limits, Markers, Parking, Queue, Shelf, Tally,
 };
 
 /// One adapter's ports.
@@ -22,6 +22,7 @@ pub(crate) struct Subject {
     pub(crate) control: Arc<dyn Control>,
     pub(crate) board: Arc<dyn Board>,
     pub(crate) tally: Arc<dyn Tally>,
+    pub(crate) shelf: Arc<dyn Shelf>,
     pub(crate) blobs: Arc<dyn Blobs>,
     pub(crate) erasure: Arc<dyn Erasure>,
 }

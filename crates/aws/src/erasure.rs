@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::try_join_all;
 use penstock_policy::id::{JobId, TenantId};
-use penstock_service::noted_of;
 use penstock_service::ports::{Erasure, Forget, Page, PortError, PortResult};
+use penstock_service::{contents_of, noted_of};
 
 use crate::Aws;
 use crate::error::{DYNAMODB, S3, classify, corrupt};
@@ -62,6 +62,7 @@ impl Erasure for Aws {
     async fn remove_traces(&self, tenant: &TenantId, after: Option<&str>) -> PortResult<Page<u64>> {
         if after.is_none() {
             self.remove_blobs(&noted_of(tenant)).await?;
+            self.remove_blobs(&contents_of(tenant)).await?;
         }
         let start = after.map(|pk| item([("pk", s(pk))]));
         // Markers, kept answers and tries.

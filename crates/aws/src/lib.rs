@@ -30,6 +30,7 @@ mod markers;
 mod parking;
 mod queue;
 mod setup;
+mod shelf;
 mod table;
 mod tally;
 
@@ -198,6 +199,7 @@ impl Aws {
             control: Arc::clone(self) as _,
             board: Arc::clone(self) as _,
             tally: Arc::clone(self) as _,
+            shelf: Arc::clone(self) as _,
             blobs: Arc::clone(self) as _,
             erasure: Arc::clone(self) as _,
             clock: Arc::clone(&self.clock),

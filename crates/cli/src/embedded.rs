@@ -64,6 +64,9 @@ const CONTROL_TICK: Duration = Duration::from_secs(2);
 /// How often traces are sent.
 const TRACES_EVERY: Duration = Duration::from_secs(2);
 
+/// How often the agenda is looked at.
+const ERRANDS_EVERY: Duration = Duration::from_secs(1);
+
 /// How long open connections get after that.
 const HANG_UP: Duration = Duration::from_secs(1);
 
@@ -99,6 +102,7 @@ pub(crate) struct Embedded {
     control: JoinHandle<()>,
     /// What sends traces, and its task.
     tracing: Option<(Arc<Otlp>, JoinHandle<()>)>,
+    errands: JoinHandle<()>,
     sqlite: Sqlite,
     blobs: DiskBlobs,
     /// Keeps blobs of a system in memory until it has stopped.
@@ -166,6 +170,7 @@ impl Embedded {
         let control = tokio::spawn(async move { ticking.control_loop(CONTROL_TICK).await });
         let sending = otlp.clone().map(|otlp| async move { otlp.flush_every(TRACES_EVERY, &SystemClock).await });
         let tracing = otlp.zip(sending.map(tokio::spawn));
+        let errands = tokio::spawn(Arc::clone(&front).errand_loop(ERRANDS_EVERY));
         // A key for each run: nobody who saw an old one can use it.
         let operator = OperatorKey::generate(|| OsEntropy.draw());
         private_file(&operator_key(&folder), &format!("{}\n", operator.expose()))?;
@@ -205,6 +210,7 @@ impl Embedded {
             front,
             control,
             tracing,
+            errands,
             sqlite,
             blobs,
             _scratch: scratch,
@@ -249,6 +255,7 @@ impl Embedded {
         self.breakers.abort();
         self.workers.stop(DRAIN).await;
         self.control.abort();
+        self.errands.abort();
         let server = self.server.abort_handle();
         if tokio::time::timeout(HANG_UP, self.server).await.is_err() {
             server.abort();

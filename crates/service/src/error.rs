@@ -88,6 +88,33 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "job_not_found", None, message)
     }
 
+    /// 404 about a file.
+    pub(crate) fn no_such_file(id: &str) -> Self {
+        let message = format!("there is no file '{id}'; it was never made, was deleted, or has expired");
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "file_not_found", Some("file_id"), message)
+    }
+
+    /// 404 about an upload.
+    pub(crate) fn no_such_upload(id: &str) -> Self {
+        let message = format!("there is no upload '{id}'");
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "upload_not_found", Some("upload_id"), message)
+    }
+
+    /// 409 about an upload that is over.
+    pub(crate) fn upload_closed(status: &str) -> Self {
+        let message = format!("the upload is {status}, or its hour is over; begin another");
+        let code = "upload_closed";
+        let error = Self::new(StatusCode::CONFLICT, "invalid_request_error", code, Some("upload_id"), message);
+        Self { should_retry: Some(false), ..error }
+    }
+
+    /// 413 about a file.
+    pub(crate) fn file_too_large(most: u64) -> Self {
+        let message =
+            format!("the file is larger than {most} bytes, the most there can be of its purpose, or of a part");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "file_too_large", Some("file"), message)
+    }
+
     /// 404 about a path.
     pub(crate) fn no_such_route(method: &http::Method, path: &str) -> Self {
         let message = format!("there is no {method} {path}; see the list of routes in the README");

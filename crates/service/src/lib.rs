@@ -9,12 +9,14 @@
 //! tick.
 
 mod admission;
+mod agenda;
 mod cached;
 pub mod config;
 mod control;
 pub mod degradation;
 mod door;
 mod error;
+mod files;
 mod kept;
 pub mod ports;
 pub mod stored;
@@ -44,7 +46,7 @@ use degradation::upstreams::Outside;
 use kept::memory::Memory;
 use ports::{
     Answers, Attempts, Blobs, Board, BucketKey, Clock, Control, Entropy, Erasure, Jobs, KeyRecord, Levels, Limits,
-    Markers, Parking, Pool, PortResult, Queue, Spawner, Tally, Tenant,
+    Markers, Parking, Pool, PortError, PortResult, Queue, Shelf, ShelfId, Spawner, Tally, Tenant,
 };
 use telemetry::spans::{Tracer, Untraced};
 use telemetry::{Meter, Silent};
@@ -52,6 +54,7 @@ use tenancy::usage::Arrears;
 
 pub use admission::parking::Stall;
 pub use admission::wanted::Wanted;
+pub use agenda::Errands;
 pub use control::{Ticked, TierChange};
 pub use degradation::guarded::guarded;
 pub use door::admin::{OperatorKey, admin_router};
@@ -60,6 +63,7 @@ pub use door::http::{front_router, jobs_router, router};
 pub use door::responses::noted_of;
 pub use door::route::Route;
 pub use error::ApiError;
+pub use files::contents_of;
 pub use kept::preload::{MOST_PREPARED, PREPARED_LIST, Prepared};
 pub use worker::consume::Consumer;
 pub use worker::work::Workplace;
@@ -81,6 +85,7 @@ pub struct Ports {
     pub control: Arc<dyn Control>,
     pub board: Arc<dyn Board>,
     pub tally: Arc<dyn Tally>,
+    pub shelf: Arc<dyn Shelf>,
     pub blobs: Arc<dyn Blobs>,
     pub erasure: Arc<dyn Erasure>,
     pub clock: Arc<dyn Clock>,
@@ -203,6 +208,20 @@ impl Service {
     fn nonce(&self) -> Nonce {
         // Never 0, which is the nonce of a record nobody has written.
         Nonce(((self.ports.entropy.draw() >> 64) as u64).max(1))
+    }
+
+    /// Places a document; `false` if it is no longer the version that was to be replaced.
+    async fn place(
+        &self,
+        shelf: &ShelfId,
+        name: &str,
+        document: &impl serde::Serialize,
+        replaces: Option<u64>,
+        expires: Option<Timestamp>,
+    ) -> PortResult<bool> {
+        let text = serde_json::to_string(document)
+            .map_err(|error| PortError::Corrupt { what: "document", cause: error.to_string() })?;
+        Ok(self.ports.shelf.place(shelf, name, &text, replaces, expires, self.nonce()).await?.is_ok())
     }
 
     fn fraction(&self) -> f64 {

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use penstock_policy::id::{JobId, TenantId};
-use penstock_service::noted_of;
 use penstock_service::ports::{Erasure, Forget, Page, PortError, PortResult};
+use penstock_service::{contents_of, noted_of};
 use rusqlite::params;
 
 use crate::rows::parsed;
@@ -71,7 +71,9 @@ impl Erasure for Eraser {
                     .collect()
             })
             .await?;
-        self.blobs.remove_all(&noted_of(&tenant), "")?;
+        for kept in [noted_of(&tenant), contents_of(&tenant)] {
+            self.blobs.remove_all(&kept, "")?;
+        }
         for digest in digests {
             self.blobs.remove_all("kept", &format!("{digest}-"))?;
         }

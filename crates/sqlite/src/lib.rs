@@ -17,6 +17,7 @@ mod markers;
 mod parking;
 mod queue;
 mod rows;
+mod shelf;
 mod store;
 mod sweep;
 mod tally;
@@ -77,7 +78,8 @@ impl Sqlite {
             answers: shared.clone(),
             control: shared.clone(),
             board: shared.clone(),
-            tally: shared,
+            tally: shared.clone(),
+            shelf: shared,
             erasure: self.erasure(blobs.clone()),
             blobs: Arc::new(blobs),
             clock: Arc::clone(&self.clock),

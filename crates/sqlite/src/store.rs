@@ -38,6 +38,7 @@ const MIGRATIONS: &[&str] = &[
     // Whether a job's words are removed.
     "ALTER TABLE job ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0;",
     include_str!("schema_parked.sql"),
+    include_str!("schema_shelf.sql"),
 ];
 
 /// The most calls committed together: bounds the delay of the first one.

@@ -41,6 +41,7 @@ impl Sqlite {
                 connection.execute("DELETE FROM marker WHERE expires < ?1", params![before])?;
                 connection.execute("DELETE FROM attempt WHERE expires < ?1", params![before])?;
                 connection.execute("DELETE FROM answer WHERE forgotten < ?1", params![before])?;
+                connection.execute("DELETE FROM shelf WHERE expires < ?1", params![now])?;
                 let dead = "DELETE FROM message WHERE sent < ?1 AND queue LIKE '%-dlq'";
                 connection.execute(dead, params![before])?;
                 // A budget's period is over by then; a sum that something is still held of is kept.

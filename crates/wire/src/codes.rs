@@ -87,12 +87,15 @@ pub const ERROR_CODES: &[ErrorCode] = &[
     of_client(404, "unknown_url", "There is no such path."),
     of_client(404, "model_not_found", "There is no such model; the message lists those there are."),
     of_client(404, "job_not_found", "There is no such job of this tenant."),
+    of_client(404, "file_not_found", "There is no such file of this tenant, or it has expired."),
+    of_client(404, "upload_not_found", "There is no such upload of this tenant."),
     of_client(404, "pool_not_found", "There is no such pool."),
     of_client(404, "response_not_found", "There is no such response of this tenant, or it is no longer kept."),
     of_client(405, "method_not_allowed", "The path does not take this method; `allow` lists those it takes."),
     of_client(409, "idempotency_key_reuse", "The `Idempotency-Key` was used with another request."),
     of_client(409, "job_cancelled", "The job was cancelled while its answer was waited for."),
     of_client(409, "already_exists", "There is something of that name already."),
+    of_client(409, "upload_closed", "The upload was completed, cancelled, or took longer than an hour."),
     of_client(410, "result_expired", "The result was kept for a while and has been removed."),
     of_client(
         410,
@@ -100,6 +103,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "The answer was delivered and is not kept, by its request or its tenant's terms.",
     ),
     of_client(413, "request_too_large", "The body is larger than a request may be."),
+    of_client(413, "file_too_large", "The file, or the part of an upload, is larger than one may be."),
     of_client(415, "unsupported_media_type", "The body is not JSON, by its `content-type` or `content-encoding`."),
     of_limit(
         429,

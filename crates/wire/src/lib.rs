@@ -10,6 +10,7 @@ pub mod completions;
 pub mod embeddings;
 pub mod error;
 pub mod explain;
+pub mod files;
 pub mod job;
 pub mod models;
 #[cfg(feature = "openapi")]

@@ -22,8 +22,9 @@ use crate::degradation::guard::Guard;
 use crate::ports::{
     Acceptance, Accepted, Answers, Attempts, BlobKey, Blobs, Board, BoardKey, BucketKey, Chunk, Claim, Claimed, Clock,
     Control, Counts, Delivery, Entry, Held, HoldClaim, HoldEntry, HoldKey, HoldName, Holding, JobRecord, Jobs,
-    KeyRecord, Levels, Limits, Looked, MarkerKey, Markers, Message, Pool, PortResult, Posted, Queue, QueueId, Receipt,
-    Reservation, Stale, StepResult, Stepped, Swapped, Take, TakeOutcome, Tally, TallyKey, Tenant, Watch, WorkerRecord,
+    KeyRecord, Levels, Limits, Looked, MarkerKey, Markers, Message, Order, Pool, PortResult, Posted, Queue, QueueId,
+    Receipt, Reservation, Shelf, ShelfId, Shelved, Stale, StepResult, Stepped, Swapped, Take, TakeOutcome, Tally,
+    TallyKey, Tenant, Watch, WorkerRecord,
 };
 
 /// Puts each port behind a local breaker.
@@ -40,6 +41,7 @@ pub fn guarded(ports: Ports) -> Ports {
         control: Arc::new(behind("control", ports.control, &clock)),
         board: Arc::new(behind("board", ports.board, &clock)),
         tally: Arc::new(behind("tally", ports.tally, &clock)),
+        shelf: Arc::new(behind("shelf", ports.shelf, &clock)),
         blobs: Arc::new(behind("blobs", ports.blobs, &clock)),
         ..ports
     }
@@ -284,6 +286,33 @@ impl Tally for Behind<dyn Tally> {
 
     async fn clear(&self, key: &TallyKey) -> PortResult<()> {
         self.run(self.port.clear(key)).await
+    }
+}
+
+#[async_trait]
+impl Shelf for Behind<dyn Shelf> {
+    async fn find(&self, shelf: &ShelfId, name: &str) -> PortResult<Option<Posted>> {
+        self.run(self.port.find(shelf, name)).await
+    }
+
+    async fn place(
+        &self,
+        shelf: &ShelfId,
+        name: &str,
+        text: &str,
+        replaces: Option<u64>,
+        expires: Option<Timestamp>,
+        nonce: Nonce,
+    ) -> PortResult<Result<u64, Stale>> {
+        self.run(self.port.place(shelf, name, text, replaces, expires, nonce)).await
+    }
+
+    async fn walk(&self, shelf: &ShelfId, order: Order, after: Option<&str>, most: usize) -> PortResult<Vec<Shelved>> {
+        self.run(self.port.walk(shelf, order, after, most)).await
+    }
+
+    async fn take_away(&self, shelf: &ShelfId, name: &str) -> PortResult<()> {
+        self.run(self.port.take_away(shelf, name)).await
     }
 }
 

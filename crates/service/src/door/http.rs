@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{MatchedPath, Path, RawQuery, Request, State};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Path, RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -29,6 +29,7 @@ use crate::door::responses;
 use crate::door::telling::{ChatTelling, CompletionsTelling, Heading, Telling};
 use crate::door::told::told;
 use crate::error::ApiError;
+use crate::files::routes as files;
 use crate::ports::{Pool, PoolKind, Tenant};
 use crate::telemetry::spans::{Side, Span, Value};
 use crate::telemetry::{Label, Metric};
@@ -68,6 +69,13 @@ fn jobs() -> Router<Arc<Service>> {
         .route("/openapi.json", get(openapi))
         .route("/v1/models", get(models))
         .route("/v1/models/{model}", get(model))
+        .route("/v1/files", post(files::create).get(files::list).layer(DefaultBodyLimit::disable()))
+        .route("/v1/files/{id}", get(files::show).delete(files::remove))
+        .route("/v1/files/{id}/content", get(files::content))
+        .route("/v1/uploads", post(files::begin_upload))
+        .route("/v1/uploads/{id}/parts", post(files::add_part).layer(DefaultBodyLimit::disable()))
+        .route("/v1/uploads/{id}/complete", post(files::complete_upload))
+        .route("/v1/uploads/{id}/cancel", post(files::cancel_upload))
         .route("/v1/jobs/{id}", get(job).delete(cancel))
         .route("/v1/jobs/{id}/explain", get(explain))
         .route("/v1/usage", get(usage))

@@ -8,6 +8,7 @@ pub(crate) mod auth;
 pub(crate) mod explain;
 pub(crate) mod fetch;
 pub(crate) mod http;
+pub(crate) mod paging;
 pub(crate) mod quote;
 pub(crate) mod relay;
 pub(crate) mod rendering;

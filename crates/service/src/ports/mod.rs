@@ -24,6 +24,7 @@ mod markers;
 mod parking;
 mod queue;
 mod said;
+mod shelf;
 mod tally;
 mod upstream;
 
@@ -47,6 +48,7 @@ pub use markers::{MarkerKey, Markers};
 pub use parking::{Backlog, Parking};
 pub use queue::{Delivery, INLINE_BYTES, Message, Payload, Queue, QueueId, Receipt};
 pub use said::{Likelihood, Part, TokenLogprob};
+pub use shelf::{Order, Shelf, ShelfId, Shelved, TENANT_SHELVES};
 pub use tally::{Addition, Counts, Tally, TallyKey};
 
 pub use penstock_policy::tenant::TenantLimits;

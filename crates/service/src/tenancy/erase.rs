@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use penstock_policy::id::{Epoch, JobId};
+use penstock_policy::id::{Epoch, JobId, TenantId};
 use penstock_policy::job::Step;
 use penstock_policy::time::Timestamp;
 use penstock_wire::admin::{EraseSome, Erased};
 
 use crate::Service;
 use crate::error::ApiError;
-use crate::ports::{Forget, JobRecord, PortResult, Stepped, Tenant};
+use crate::ports::{Forget, JobRecord, Order, PortResult, ShelfId, Stepped, TENANT_SHELVES, Tenant};
 use crate::tenancy::usage::all_usage_keys;
 
 /// How long an answer that is not to be stored is kept after its end: for a client's retry to find, and for one that
@@ -25,6 +25,9 @@ const RETRIED_WITHIN: Duration = Duration::from_secs(120);
 
 /// How much longer than handlers remember tenants a suspension takes to be known: the store's own lag.
 const LAG: Duration = Duration::from_secs(5);
+
+/// Documents of one look.
+const TOGETHER: usize = 100;
 
 impl Service {
     /// Removes a job's words in a while. Should this process die before, they go with the sweep of old records.
@@ -122,6 +125,7 @@ impl Service {
             let again = Place { part: Part::Jobs, after: None, ..place };
             return Ok(Erased { waiting: true, next: Some(again.text()), ..erased });
         }
+        self.clear_shelves(&tenant.id).await?;
         for key in self.ports.control.keys(&tenant.id).await? {
             self.ports.control.remove_key(&key).await?;
             self.caches.keys.forget(&key.id);
@@ -135,6 +139,25 @@ impl Service {
         self.ports.control.remove_tenant(&tenant.id).await?;
         self.caches.tenants.forget(&tenant.id);
         Ok(erased)
+    }
+}
+
+impl Service {
+    /// Removes a tenant's documents. Errands about them find nothing, and end.
+    async fn clear_shelves(&self, tenant: &TenantId) -> PortResult<()> {
+        for kind in TENANT_SHELVES {
+            let shelf = ShelfId::of_tenant(kind, tenant);
+            loop {
+                let found = self.ports.shelf.walk(&shelf, Order::Rising, None, TOGETHER).await?;
+                for one in &found {
+                    self.ports.shelf.take_away(&shelf, &one.name).await?;
+                }
+                if found.len() < TOGETHER {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

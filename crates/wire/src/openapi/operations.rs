@@ -7,6 +7,7 @@ use crate::chat::Completion;
 use crate::completions::TextCompletion;
 use crate::embeddings::EmbeddingList;
 use crate::explain::Explanation;
+use crate::files::{File, FileDeleted, Page, Upload, UploadPart};
 use crate::job::Job;
 use crate::models::{Model, ModelList};
 use crate::promises::PromiseList;
@@ -24,11 +25,18 @@ pub(super) struct Operation {
     pub(super) told: &'static str,
     pub(super) needs_key: bool,
     pub(super) parameters: &'static [Parameter],
-    /// The name of the schema of its body.
-    pub(super) request: Option<&'static str>,
+    /// Its body.
+    pub(super) request: Option<Body>,
     pub(super) answers: &'static [Answer],
     /// The statuses it refuses with.
     pub(super) refusals: &'static [u16],
+}
+
+/// A body, by the name of its schema.
+#[derive(Clone, Copy)]
+pub(super) enum Body {
+    Json(&'static str),
+    Form(&'static str),
 }
 
 /// A form in which it answers.
@@ -57,6 +65,7 @@ pub(super) enum Place {
 /// What asks a model for something.
 pub(super) const INFERENCE: &str = "inference";
 const LATER: &str = "later";
+const KEPT: &str = "files";
 const ABOUT: &str = "about";
 
 const fn json(schema: fn(&mut SchemaGenerator) -> Schema) -> Answer {
@@ -65,6 +74,10 @@ const fn json(schema: fn(&mut SchemaGenerator) -> Schema) -> Answer {
 
 const fn events(schema: Option<fn(&mut SchemaGenerator) -> Schema>) -> Answer {
     Answer { media: "text/event-stream", schema }
+}
+
+const fn bytes() -> Answer {
+    Answer { media: "application/octet-stream", schema: None }
 }
 
 const KEY: Parameter = Parameter {
@@ -85,6 +98,12 @@ const fn in_query(name: &'static str, meaning: &'static str, schema: &'static st
 const ASKING: &[u16] = &[400, 401, 404, 409, 413, 415, 429, 500, 502, 503, 504];
 const LOOKING: &[u16] = &[400, 401, 404, 500, 503];
 
+const LISTING: &[u16] = &[400, 401, 500, 503];
+const SENDING: &[u16] = &[400, 401, 413, 415, 429, 500, 503];
+const SENDING_TO: &[u16] = &[400, 401, 404, 409, 413, 415, 500, 503];
+const ORDER: Parameter =
+    in_query("order", "Newest first, or oldest first.", r#"{"type": "string", "enum": ["asc", "desc"]}"#);
+
 /// The table.
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation {
@@ -96,7 +115,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         told: "The answer, or its pieces as they come, the last of them `[DONE]`.",
         needs_key: true,
         parameters: &[KEY],
-        request: Some("ChatRequest"),
+        request: Some(Body::Json("ChatRequest")),
         answers: &[json(SchemaGenerator::subschema_for::<Completion>), events(None)],
         refusals: ASKING,
     },
@@ -109,7 +128,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         told: "The answer, or its pieces as they come, the last of them `[DONE]`.",
         needs_key: true,
         parameters: &[KEY],
-        request: Some("CompletionRequest"),
+        request: Some(Body::Json("CompletionRequest")),
         answers: &[json(SchemaGenerator::subschema_for::<TextCompletion>), events(None)],
         refusals: ASKING,
     },
@@ -122,7 +141,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         told: "A vector for each input.",
         needs_key: true,
         parameters: &[KEY],
-        request: Some("EmbeddingsRequest"),
+        request: Some(Body::Json("EmbeddingsRequest")),
         answers: &[json(SchemaGenerator::subschema_for::<EmbeddingList>)],
         refusals: ASKING,
     },
@@ -135,7 +154,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         told: "The response, or its numbered events as they come.",
         needs_key: true,
         parameters: &[KEY],
-        request: Some("ResponseRequest"),
+        request: Some(Body::Json("ResponseRequest")),
         answers: &[
             json(SchemaGenerator::subschema_for::<Response>),
             events(Some(SchemaGenerator::subschema_for::<ResponseEvent>)),
@@ -325,5 +344,127 @@ pub(super) const OPERATIONS: &[Operation] = &[
         request: None,
         answers: &[Answer { media: "application/json", schema: None }],
         refusals: &[],
+    },
+    Operation {
+        method: "post",
+        path: "/v1/files",
+        id: "createFile",
+        tag: KEPT,
+        summary: "Keep a file, such as the requests of a batch",
+        told: "The file.",
+        needs_key: true,
+        parameters: &[],
+        request: Some(Body::Form("FileForm")),
+        answers: &[json(SchemaGenerator::subschema_for::<File>)],
+        refusals: SENDING,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/files",
+        id: "listFiles",
+        tag: KEPT,
+        summary: "List the tenant's files",
+        told: "A page of them.",
+        needs_key: true,
+        parameters: &[
+            in_query("purpose", "Those of this purpose alone.", r#"{"type": "string"}"#),
+            in_query("limit", "The most files of a page.", r#"{"type": "integer", "minimum": 1, "maximum": 10000}"#),
+            ORDER,
+            in_query("after", "The last file of the page before.", r#"{"type": "string"}"#),
+        ],
+        request: None,
+        answers: &[json(SchemaGenerator::subschema_for::<Page<File>>)],
+        refusals: LISTING,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/files/{id}",
+        id: "getFile",
+        tag: KEPT,
+        summary: "Look at a file",
+        told: "The file.",
+        needs_key: true,
+        parameters: &[in_path("id", "The file.")],
+        request: None,
+        answers: &[json(SchemaGenerator::subschema_for::<File>)],
+        refusals: LOOKING,
+    },
+    Operation {
+        method: "delete",
+        path: "/v1/files/{id}",
+        id: "deleteFile",
+        tag: KEPT,
+        summary: "Remove a file",
+        told: "That it is gone.",
+        needs_key: true,
+        parameters: &[in_path("id", "The file.")],
+        request: None,
+        answers: &[json(SchemaGenerator::subschema_for::<FileDeleted>)],
+        refusals: LOOKING,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/files/{id}/content",
+        id: "getFileContent",
+        tag: KEPT,
+        summary: "Read a file",
+        told: "Its bytes.",
+        needs_key: true,
+        parameters: &[in_path("id", "The file.")],
+        request: None,
+        answers: &[bytes()],
+        refusals: LOOKING,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/uploads",
+        id: "createUpload",
+        tag: KEPT,
+        summary: "Begin a file that comes in parts",
+        told: "The upload.",
+        needs_key: true,
+        parameters: &[],
+        request: Some(Body::Json("UploadRequest")),
+        answers: &[json(SchemaGenerator::subschema_for::<Upload>)],
+        refusals: SENDING,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/uploads/{id}/parts",
+        id: "addUploadPart",
+        tag: KEPT,
+        summary: "Add a part",
+        told: "The part.",
+        needs_key: true,
+        parameters: &[in_path("id", "The upload.")],
+        request: Some(Body::Form("PartForm")),
+        answers: &[json(SchemaGenerator::subschema_for::<UploadPart>)],
+        refusals: SENDING_TO,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/uploads/{id}/complete",
+        id: "completeUpload",
+        tag: KEPT,
+        summary: "Make the file of the parts",
+        told: "The upload, with its file.",
+        needs_key: true,
+        parameters: &[in_path("id", "The upload.")],
+        request: Some(Body::Json("UploadCompletion")),
+        answers: &[json(SchemaGenerator::subschema_for::<Upload>)],
+        refusals: SENDING_TO,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/uploads/{id}/cancel",
+        id: "cancelUpload",
+        tag: KEPT,
+        summary: "Give up an upload; its parts are removed",
+        told: "The upload.",
+        needs_key: true,
+        parameters: &[in_path("id", "The upload.")],
+        request: None,
+        answers: &[json(SchemaGenerator::subschema_for::<Upload>)],
+        refusals: &[400, 401, 404, 409, 500, 503],
     },
 ];
