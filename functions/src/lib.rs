@@ -13,10 +13,11 @@ use lambda_http::{
 use penstock_aws::{Aws, Names, Timeouts};
 use penstock_service::config::{Config, Traces};
 use penstock_service::degradation::http_upstream::HttpUpstream;
-use penstock_service::ports::{Clock, PortResult};
+use penstock_service::ports::{Clock, Courier, PortResult};
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
 use penstock_service::telemetry::emf::Emf;
 use penstock_service::telemetry::otlp::Otlp;
+use penstock_service::webhooks::HttpCourier;
 use penstock_service::{Service, Ticked, guarded};
 use tower::ServiceExt;
 
@@ -26,7 +27,7 @@ use tower::ServiceExt;
 /// If the environment is incomplete or Lambda's runtime interface does not answer: the environment cannot serve, and
 /// Lambda starts another.
 pub async fn serve(routes: impl FnOnce(Arc<Service>) -> Router) -> Result<(), Error> {
-    let (service, traces) = connect().await?;
+    let (service, traces) = connect(None).await?;
     // Before the answer goes out: after it, Lambda may stop the process for an hour. Most requests are not traced.
     let traced = move |answer| {
         let traces = traces.clone();
@@ -44,7 +45,8 @@ pub async fn serve(routes: impl FnOnce(Arc<Service>) -> Router) -> Result<(), Er
 /// # Errors
 /// As [`serve`].
 pub async fn tick() -> Result<(), Error> {
-    let (service, _) = connect().await?;
+    // Alone in delivering webhooks: a handler's cold start needs no client for them.
+    let (service, _) = connect(Some(Arc::new(HttpCourier::new()?))).await?;
     let tick = |_: LambdaEvent<serde_json::Value>| {
         let service = Arc::clone(&service);
         async move { minute(&service).await.map_err(Error::from) }
@@ -90,7 +92,7 @@ fn function_name() -> String {
 }
 
 /// What a cold start does: reads the configuration and connects.
-async fn connect() -> Result<(Arc<Service>, Option<Arc<Otlp>>), Error> {
+async fn connect(courier: Option<Arc<dyn Courier>>) -> Result<(Arc<Service>, Option<Arc<Otlp>>), Error> {
     tracing_subscriber::fmt()
         .json()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -110,6 +112,9 @@ async fn connect() -> Result<(Arc<Service>, Option<Arc<Otlp>>), Error> {
     let outsides = config.upstreams.into_iter().map(HttpUpstream::outside).collect::<Result<Vec<_>, _>>()?;
     let service = Service::new(guarded(ports), config.timing, secret.as_bytes()).with_upstreams(outsides);
     let mut service = service.with_meter(Arc::new(meter));
+    if let Some(courier) = courier {
+        service = service.with_courier(courier);
+    }
     let otlp = |traces: Traces| Otlp::new(&traces.endpoint, &function_name(), &config.stage, traces.share);
     let traces = config.traces.map(otlp).transpose()?.map(Arc::new);
     if let Some(otlp) = &traces {

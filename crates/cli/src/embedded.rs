@@ -27,6 +27,7 @@ use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
 use penstock_service::telemetry::otlp::Otlp;
 use penstock_service::telemetry::prometheus::Prometheus;
 use penstock_service::telemetry::spans::{Tracer, Untraced};
+use penstock_service::webhooks::HttpCourier;
 use penstock_service::{ApiKey, OperatorKey, Ports, Prepared, Service, guarded};
 use penstock_sqlite::{DiskBlobs, Durability, Sqlite};
 use tokio::net::TcpListener;
@@ -159,6 +160,14 @@ impl Embedded {
         let address = listener.local_addr().map_err(|source| CliError::Listen { port: plan.port, source })?;
         let gateway_alone = engines.is_empty() && !outsides.is_empty();
         let front = Service::new(guarded(ports.clone()), timing, secret.as_bytes()).with_upstreams(outsides);
+        let front = match HttpCourier::new() {
+            Ok(courier) => front.with_courier(Arc::new(courier)),
+            // What is to be delivered stays to be delivered.
+            Err(error) => {
+                progress(&format!("webhooks are not delivered: {error}"));
+                front
+            }
+        };
         let front = Arc::new(front.with_meter(Arc::clone(&meter) as _).with_tracer(tracer.clone()));
         let always = gateway_alone.then_some((Order::Fallbacks, Timestamp::MAX));
         for model in &models {

@@ -7,12 +7,15 @@ use axum::http::Method;
 use penstock_policy::id::{KeyId, TenantId};
 use penstock_wire::admin::{EraseSome, Erased, KeyList, KeyShown, NewKey, NewTenant, TenantList, TenantShown, Terms};
 use penstock_wire::usage::{UsageOfDay, UsageReport, Used};
+use penstock_wire::webhooks::{DeliveryList, DeliveryShown, EndpointList, EndpointRemoved, EndpointShown, NewEndpoint};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::desk::Desk;
 use crate::error::CliError;
-use crate::tenant_command::{KeyAction, Lifted, LimitArgs, Place, TenantAction, TenantCommand, TermArgs};
+use crate::tenant_command::{
+    KeyAction, Lifted, LimitArgs, Place, TenantAction, TenantCommand, TermArgs, WebhookAction,
+};
 
 /// Does what is asked about tenants.
 pub(crate) async fn run(command: TenantCommand) -> Result<(), CliError> {
@@ -50,6 +53,7 @@ pub(crate) async fn run(command: TenantCommand) -> Result<(), CliError> {
         TenantAction::Suspend { id, place } => suspend(&id, true, &place).await,
         TenantAction::Resume { id, place } => suspend(&id, false, &place).await,
         TenantAction::Key { action } => key(action).await,
+        TenantAction::Webhook { action } => webhook(action).await,
         TenantAction::Erase { id, usage, yes, place } => erase(&id, usage, yes, &place).await,
         TenantAction::Usage { id, from, to, place } => {
             let days: Vec<String> = [("from", from), ("to", to)]
@@ -142,6 +146,54 @@ async fn key(action: KeyAction) -> Result<(), CliError> {
         }
     }
     Ok(())
+}
+
+async fn webhook(action: WebhookAction) -> Result<(), CliError> {
+    match action {
+        WebhookAction::Add { id, url, events, reach, place } => {
+            let new = NewEndpoint { url, events, reach: Some(reach) };
+            let path = of(&id, "/webhooks")?;
+            let added: EndpointShown = Desk::open(&place).await?.ask(Method::POST, &path, &new).await?;
+            show(&place, &added, || {
+                print_endpoint(&added);
+                let secret = added.secret.as_deref().unwrap_or_default();
+                print(&format!("its messages are signed with this secret, which is shown this once:\n{secret}"));
+            });
+        }
+        WebhookAction::List { id, place } => {
+            let path = of(&id, "/webhooks")?;
+            let list: EndpointList = Desk::open(&place).await?.ask(Method::GET, &path, &json!({})).await?;
+            show(&place, &list, || list.data.iter().for_each(print_endpoint));
+        }
+        WebhookAction::Remove { id, endpoint, place } => {
+            let path = of(&id, &format!("/webhooks/{}", name_of(&endpoint)))?;
+            let removed: EndpointRemoved = Desk::open(&place).await?.ask(Method::DELETE, &path, &json!({})).await?;
+            show(&place, &removed, || print(&format!("endpoint {} is removed", removed.id)));
+        }
+        WebhookAction::Deliveries { id, place } => {
+            let path = of(&id, "/deliveries")?;
+            let list: DeliveryList = Desk::open(&place).await?.ask(Method::GET, &path, &json!({})).await?;
+            show(&place, &list, || list.data.iter().for_each(print_delivery));
+        }
+    }
+    Ok(())
+}
+
+/// Only what an endpoint's id is written with.
+fn name_of(endpoint: &str) -> String {
+    endpoint.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+}
+
+fn print_endpoint(endpoint: &EndpointShown) {
+    let EndpointShown { id, url, events, reach, created_at, .. } = endpoint;
+    print(&format!("{id}  {url}  made {}  reach {reach}\n  {}", moment(*created_at), events.join(" ")));
+}
+
+fn print_delivery(delivery: &DeliveryShown) {
+    let DeliveryShown { event_id, kind, subject, created_at, status, attempts, last, .. } = delivery;
+    let last = last.as_deref().map_or_else(String::new, |last| format!(", the last: {last}"));
+    let (at, kind) = (moment(*created_at), kind.name());
+    print(&format!("{at}  {kind:<20} {subject}  {status} after {attempts} attempts{last}  ({event_id})"));
 }
 
 /// The path of something about a tenant; its name is checked here, so that it never becomes another path.

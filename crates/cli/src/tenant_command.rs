@@ -81,6 +81,11 @@ pub(crate) enum TenantAction {
         #[command(subcommand)]
         action: KeyAction,
     },
+    /// Where the ends of a tenant's background responses and batches are told.
+    Webhook {
+        #[command(subcommand)]
+        action: WebhookAction,
+    },
     /// What a tenant used, day by day (UTC).
     Usage {
         /// The tenant.
@@ -156,6 +161,52 @@ pub(crate) enum KeyAction {
         /// Leave its holders time to change over, such as 30m, 24h or 7d.
         #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "0s")]
         after: Duration,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// What to do about webhooks.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WebhookAction {
+    /// Add an endpoint and show the secret that its messages are signed with, once. Known everywhere within a minute.
+    ///
+    /// Messages are signed as Standard Webhooks says, so `client.webhooks.unwrap()` of the openai client verifies them.
+    /// One that is not answered with 2xx is tried again for a day.
+    Add {
+        /// The tenant.
+        id: String,
+        /// An https URL; http to this machine alone, with --reach loopback.
+        url: String,
+        /// Send this event alone, such as batch.completed; may be given several times. Default: all.
+        #[arg(long = "event", value_name = "EVENT")]
+        events: Vec<String>,
+        /// How far the URL may lead: public, loopback (this machine too) or private (private networks too).
+        #[arg(long, default_value = "public", value_name = "REACH")]
+        reach: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List a tenant's endpoints.
+    List {
+        /// The tenant.
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Remove an endpoint; what is on its way to it ends.
+    Remove {
+        /// The tenant.
+        id: String,
+        /// The endpoint, we_...
+        endpoint: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show what came of the newest messages; kept for a week.
+    Deliveries {
+        /// The tenant.
+        id: String,
         #[command(flatten)]
         place: Place,
     },

@@ -44,6 +44,16 @@ impl Reach {
         }
     }
 
+    /// Its name in a configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Loopback => "loopback",
+            Self::Private => "private",
+        }
+    }
+
     /// Whether an address may be connected to.
     #[must_use]
     pub fn allows(self, address: IpAddr) -> bool {

@@ -15,6 +15,7 @@ pub mod classes;
 pub mod cost;
 pub mod decision;
 pub mod degrade;
+pub mod delivery;
 pub mod fair;
 pub mod fleet;
 pub mod forecast;

@@ -18,12 +18,14 @@ mod door;
 mod error;
 mod files;
 mod kept;
+mod outward;
 pub mod ports;
 pub mod stored;
 #[cfg(feature = "system")]
 pub mod system;
 pub mod telemetry;
 mod tenancy;
+pub mod webhooks;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,12 +47,13 @@ use degradation::outside::Door;
 use degradation::upstreams::Outside;
 use kept::memory::Memory;
 use ports::{
-    Answers, Attempts, Blobs, Board, BucketKey, Clock, Control, Entropy, Erasure, Jobs, KeyRecord, Levels, Limits,
-    Markers, Parking, Pool, PortError, PortResult, Queue, Shelf, ShelfId, Spawner, Tally, Tenant,
+    Answers, Attempts, Blobs, Board, BucketKey, Clock, Control, Courier, Entropy, Erasure, Jobs, KeyRecord, Levels,
+    Limits, Markers, Parking, Pool, PortError, PortResult, Queue, Shelf, ShelfId, Spawner, Tally, Tenant,
 };
 use telemetry::spans::{Tracer, Untraced};
 use telemetry::{Meter, Silent};
 use tenancy::usage::Arrears;
+use webhooks::endpoint::Endpoint;
 
 pub use admission::parking::Stall;
 pub use admission::wanted::Wanted;
@@ -112,10 +115,13 @@ pub struct Service {
     sharing: admission::sharing::Sharing,
     meter: Arc<dyn Meter>,
     tracer: Arc<dyn Tracer>,
+    /// Who brings webhooks, if this process delivers any.
+    courier: Option<Arc<dyn Courier>>,
 }
 
 struct Caches {
     keys: Cached<KeyId, Option<KeyRecord>>,
+    endpoints: Cached<TenantId, Arc<[Endpoint]>>,
     tenants: Cached<TenantId, Option<Tenant>>,
     pools: Cached<(), Arc<[Pool]>>,
     staffed: Cached<PoolId, bool>,
@@ -140,6 +146,7 @@ impl Service {
     pub fn new(ports: Ports, timing: Timing, marker_secret: &[u8]) -> Self {
         let caches = Caches {
             keys: Cached::new(),
+            endpoints: Cached::new(),
             tenants: Cached::new(),
             pools: Cached::new(),
             prepared: Cached::new(),
@@ -171,6 +178,7 @@ impl Service {
             sharing: admission::sharing::Sharing::default(),
             meter: Arc::new(Silent),
             tracer: Arc::new(Untraced),
+            courier: None,
         }
     }
 
@@ -179,6 +187,12 @@ impl Service {
     pub fn with_upstreams(self, upstreams: impl IntoIterator<Item = Outside>) -> Self {
         let door = |outside: Outside| (outside.config.name.clone(), Arc::new(Door::new(outside)));
         Self { doors: upstreams.into_iter().map(door).collect(), ..self }
+    }
+
+    /// The same, delivering webhooks by `courier`.
+    #[must_use]
+    pub fn with_courier(self, courier: Arc<dyn Courier>) -> Self {
+        Self { courier: Some(courier), ..self }
     }
 
     /// The same, telling `meter` what is measured.

@@ -22,6 +22,7 @@ pub mod responses;
 pub mod sse;
 pub mod standing;
 pub mod usage;
+pub mod webhooks;
 
 /// The OpenAPI document, as JSON text. A test keeps it equal to what the types generate.
 pub const OPENAPI: &str = include_str!("../openapi.json");

@@ -44,6 +44,10 @@ pub(crate) enum Kind {
     Upload,
     /// Look whether a part of an upload came about.
     Part,
+    /// Try to deliver a message.
+    Deliver,
+    /// Look whether a background response that waits for another request's job has ended.
+    Response,
 }
 
 impl Kind {
@@ -52,6 +56,8 @@ impl Kind {
             Self::File => "file",
             Self::Upload => "upload",
             Self::Part => "part",
+            Self::Deliver => "deliver",
+            Self::Response => "response",
         }
     }
 }
@@ -164,6 +170,8 @@ impl Service {
             Kind::File => self.tidy_file(&tenant, &errand.subject, now).await,
             Kind::Upload => self.tidy_upload(&tenant, &errand.subject, now).await,
             Kind::Part => self.tidy_part(&tenant, &errand.subject).await,
+            Kind::Deliver => self.deliver(&tenant, &errand.subject, now).await,
+            Kind::Response => self.look_at_response(&tenant, &errand.subject, now).await,
         };
         let (then, failure) = match done {
             Ok(then) => (then, None),

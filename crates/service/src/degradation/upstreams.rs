@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use penstock_policy::address::Reach;
@@ -10,6 +9,7 @@ use penstock_policy::cost::{Price, UsdMicros};
 use penstock_policy::id::UpstreamId;
 use serde::Deserialize;
 
+use crate::outward;
 use crate::ports::Upstream;
 
 /// A text that is never printed.
@@ -149,7 +149,10 @@ impl UpstreamConfig {
             (None, None) => None,
         };
         let url = raw.url.trim_end_matches('/').to_owned();
-        check_url(&raw.name, &url, reach)?;
+        outward::check_url(&url, reach).map_err(|problem| wrong(&raw.name, problem))?;
+        if url.contains('?') {
+            return Err(wrong(&raw.name, "'url' must be a base URL such as https://host/v1, without a query"));
+        }
         Ok(Self { name, url, key, models: raw.models, price, per_day, per_minute, reach })
     }
 
@@ -170,31 +173,6 @@ pub struct Outside {
     pub config: Arc<UpstreamConfig>,
     /// Asks it.
     pub port: Arc<dyn Upstream>,
-}
-
-/// Only `https`, and `http` to this machine where that is allowed; an address in place of a name must be allowed itself,
-/// since nobody resolves it.
-fn check_url(name: &str, url: &str, reach: Reach) -> Result<(), InvalidUpstream> {
-    let uri: http::Uri = url.parse().map_err(|_| wrong(name, "'url' is no URL"))?;
-    let host = uri.host().unwrap_or_default();
-    if host.is_empty()
-        || uri.query().is_some()
-        || uri.authority().is_some_and(|authority| authority.as_str().contains('@'))
-    {
-        return Err(wrong(name, "'url' must be a base URL such as https://host/v1, without user or query"));
-    }
-    let address: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
-    if address.is_some_and(|address| !reach.allows(address)) {
-        return Err(wrong(name, format!("the address {host} is out of reach: see 'reach'")));
-    }
-    let here = host == "localhost" || address.is_some_and(|address| address.is_loopback());
-    match uri.scheme_str() {
-        Some("https") => Ok(()),
-        Some("http") if here && reach != Reach::Public => Ok(()),
-        _ => {
-            Err(wrong(name, "'url' must begin with https:// (http:// only to this machine, with 'reach': 'loopback')"))
-        }
-    }
 }
 
 fn wrong(name: &str, problem: impl Into<String>) -> InvalidUpstream {

@@ -62,6 +62,9 @@ pub fn admin_router(service: Arc<Service>, key: &OperatorKey) -> Router {
         .route("/admin/v1/tenants/{id}/keys", post(new_key).get(list_keys))
         .route("/admin/v1/tenants/{id}/keys/{key}", delete(revoke_key))
         .route("/admin/v1/tenants/{id}/usage", get(usage))
+        .route("/admin/v1/tenants/{id}/webhooks", post(add_endpoint).get(list_endpoints))
+        .route("/admin/v1/tenants/{id}/webhooks/{endpoint}", delete(remove_endpoint))
+        .route("/admin/v1/tenants/{id}/deliveries", get(deliveries))
         .route("/admin/v1/tenants/{id}/erase", post(erase))
         .route("/admin/v1/jobs/{id}/explain", get(explain))
         .route("/admin/v1/pools/standing", get(list_standings))
@@ -127,6 +130,25 @@ async fn usage(State(service): App, Path(id): Path<String>, RawQuery(query): Raw
     let days = Days::read(query.as_deref().unwrap_or_default(), service.ports().clock.now())?;
     let tenant = service.existing(&id).await?;
     Ok(json(&service.usage(&tenant.id, &days).await?))
+}
+
+async fn add_endpoint(State(service): App, Path(id): Path<String>, body: Bytes) -> Result<Response, ApiError> {
+    Ok(json(&service.add_endpoint(&id, &read(&body)?).await?))
+}
+
+async fn list_endpoints(State(service): App, Path(id): Path<String>) -> Result<Response, ApiError> {
+    Ok(json(&service.list_endpoints(&id).await?))
+}
+
+async fn remove_endpoint(
+    State(service): App,
+    Path((id, endpoint)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    Ok(json(&service.remove_endpoint(&id, &endpoint).await?))
+}
+
+async fn deliveries(State(service): App, Path(id): Path<String>) -> Result<Response, ApiError> {
+    Ok(json(&service.list_deliveries(&id).await?))
 }
 
 async fn list_standings(State(service): App) -> Result<Response, ApiError> {

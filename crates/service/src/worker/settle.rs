@@ -41,6 +41,8 @@ impl Service {
         };
         // Before the end counts as settled: whoever finds it unsettled keeps the answer again.
         self.keep_answer(job, &record, now).await?;
+        // The same: an event is written once, however often it is said.
+        self.announce_response(job, &record).await?;
         let charge = self.charge(spec, &record).await?;
         // Before the end counts as settled: whoever finds it unsettled ends what is left of them. A hold ends once.
         self.end_holds(job, &spec.admitted.holds, charge.cost.0, now).await?;

@@ -60,6 +60,7 @@ pub(crate) async fn create(State(service): App, headers: HeaderMap, body: Body) 
     let background = echo.background;
     if background {
         answer.let_run();
+        service.watch_response(&tenant.id, shown, admission.job).await?;
     }
     let telling = ResponseTelling::new(heading, echo, None);
     let answering = Answering {
@@ -183,6 +184,7 @@ pub(crate) async fn cancel(
         return Ok(json(&response));
     }
     service.cancel_response(&tenant, shown, &noted).await?;
+    service.announce_cancelled(&tenant.id, shown).await?;
     Ok(json(&service.response(&tenant, shown, &noted).await?))
 }
 
