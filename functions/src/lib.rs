@@ -17,6 +17,7 @@ use penstock_service::ports::{Clock, Courier, PortResult};
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
 use penstock_service::telemetry::emf::Emf;
 use penstock_service::telemetry::otlp::Otlp;
+use penstock_service::tokens::TrustedIssuers;
 use penstock_service::webhooks::HttpCourier;
 use penstock_service::{Service, Ticked, guarded};
 use tower::ServiceExt;
@@ -110,8 +111,9 @@ async fn connect(courier: Option<Arc<dyn Courier>>) -> Result<(Arc<Service>, Opt
     let aws = Aws::connect(Names::from(&config), timeouts, config.endpoint.as_deref(), clock).await;
     let ports = Arc::new(aws).ports(Arc::new(TaskSpawner), Arc::new(OsEntropy));
     let outsides = config.upstreams.into_iter().map(HttpUpstream::outside).collect::<Result<Vec<_>, _>>()?;
+    let tokens = TrustedIssuers::over_http(config.issuers)?;
     let service = Service::new(guarded(ports), config.timing, secret.as_bytes()).with_upstreams(outsides);
-    let mut service = service.with_meter(Arc::new(meter));
+    let mut service = service.with_tokens(tokens).with_meter(Arc::new(meter));
     if let Some(courier) = courier {
         service = service.with_courier(courier);
     }

@@ -33,7 +33,15 @@ pub(crate) async fn run(args: Ask) -> Result<(), CliError> {
         return ask(&args, &server).await;
     }
     let upstream = UpstreamArgs::default();
-    let plan = Plan { engine: args.engine.clone(), upstream, workers: 1, port: 0, data: Data::Memory, traces: None };
+    let plan = Plan {
+        engine: args.engine.clone(),
+        upstream,
+        issuers: Vec::new(),
+        workers: 1,
+        port: 0,
+        data: Data::Memory,
+        traces: None,
+    };
     let embedded = Embedded::start(plan, crate::progress).await?;
     let result = ask(&args, &embedded.ready).await;
     embedded.stop().await;

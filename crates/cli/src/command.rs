@@ -131,6 +131,10 @@ pub(crate) struct Up {
     /// Make each commit survive a power cut too (slower); without it commits survive the death of the process.
     #[arg(long, conflicts_with = "ephemeral")]
     pub(crate) fsync: bool,
+    /// A JSON file with a list of issuers whose signed tokens (JWT) are taken in the place of API keys; the README
+    /// describes its fields.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) issuers: Option<PathBuf>,
     /// Questions to answer before anybody asks: a file of JSON lines, each the body of a chat request. Whoever sends
     /// exactly the same body is given the prepared answer.
     #[arg(long, value_name = "FILE")]

@@ -27,6 +27,8 @@ use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
 use penstock_service::telemetry::otlp::Otlp;
 use penstock_service::telemetry::prometheus::Prometheus;
 use penstock_service::telemetry::spans::{Tracer, Untraced};
+use penstock_service::tokens::TrustedIssuers;
+use penstock_service::tokens::issuer::IssuerConfig;
 use penstock_service::webhooks::HttpCourier;
 use penstock_service::{ApiKey, OperatorKey, Ports, Prepared, Service, guarded};
 use penstock_sqlite::{DiskBlobs, Durability, Sqlite};
@@ -81,6 +83,7 @@ pub(crate) enum Data {
 pub(crate) struct Plan {
     pub(crate) engine: EngineArgs,
     pub(crate) upstream: UpstreamArgs,
+    pub(crate) issuers: Vec<IssuerConfig>,
     pub(crate) workers: u32,
     pub(crate) port: u16,
     pub(crate) data: Data,
@@ -168,6 +171,7 @@ impl Embedded {
                 front
             }
         };
+        let front = front.with_tokens(TrustedIssuers::over_http(plan.issuers)?);
         let front = Arc::new(front.with_meter(Arc::clone(&meter) as _).with_tracer(tracer.clone()));
         let always = gateway_alone.then_some((Order::Fallbacks, Timestamp::MAX));
         for model in &models {

@@ -27,6 +27,10 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Upstream(#[from] penstock_service::degradation::upstreams::InvalidUpstream),
     #[error(transparent)]
+    Issuer(#[from] penstock_service::tokens::issuer::InvalidIssuer),
+    #[error(transparent)]
+    IssuerClient(#[from] penstock_service::tokens::NoClient),
+    #[error(transparent)]
     NoTls(#[from] penstock_service::degradation::http_upstream::NoClient),
     #[error("no TLS client can be made for traces: {0}")]
     Traces(#[source] reqwest::Error),

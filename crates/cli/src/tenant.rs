@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use axum::http::Method;
 use penstock_policy::id::{KeyId, TenantId};
+use penstock_service::ports::Clock;
+use penstock_service::system::SystemClock;
 use penstock_wire::admin::{EraseSome, Erased, KeyList, KeyShown, NewKey, NewTenant, TenantList, TenantShown, Terms};
 use penstock_wire::usage::{UsageOfDay, UsageReport, Used};
 use penstock_wire::webhooks::{DeliveryList, DeliveryShown, EndpointList, EndpointRemoved, EndpointShown, NewEndpoint};
@@ -52,6 +54,7 @@ pub(crate) async fn run(command: TenantCommand) -> Result<(), CliError> {
         }
         TenantAction::Suspend { id, place } => suspend(&id, true, &place).await,
         TenantAction::Resume { id, place } => suspend(&id, false, &place).await,
+        TenantAction::RevokeTokens { id, place } => revoke_tokens(&id, &place).await,
         TenantAction::Key { action } => key(action).await,
         TenantAction::Webhook { action } => webhook(action).await,
         TenantAction::Erase { id, usage, yes, place } => erase(&id, usage, yes, &place).await,
@@ -96,6 +99,22 @@ async fn suspend(id: &str, suspended: bool, place: &Place) -> Result<(), CliErro
     show(place, &shown, || {
         let taken = if suspended { "refused" } else { "taken" };
         print(&format!("requests of {} are {taken}, everywhere within a minute", shown.id));
+    });
+    Ok(())
+}
+
+async fn revoke_tokens(id: &str, place: &Place) -> Result<(), CliError> {
+    // Tokens say their seconds only: those of the second that runs are refused with the rest.
+    let bound = SystemClock.now().as_secs() + 1;
+    let terms = terms_of(&LimitArgs::default(), &TermArgs::default(), None);
+    let terms = Terms { tokens_not_before: Some(bound), ..terms };
+    let shown: TenantShown = Desk::open(place).await?.ask(Method::PATCH, &of(id, "")?, &terms).await?;
+    show(place, &shown, || {
+        print(&format!(
+            "tokens of {} issued before {} UTC are refused, everywhere within a minute",
+            shown.id,
+            moment(bound)
+        ));
     });
     Ok(())
 }

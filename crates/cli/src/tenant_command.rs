@@ -123,6 +123,14 @@ pub(crate) enum TenantAction {
         #[command(flatten)]
         place: Place,
     },
+    /// Refuse the signed tokens of a tenant that were issued until now. Known everywhere within a minute; API keys are
+    /// revoked one by one with `key revoke`.
+    RevokeTokens {
+        /// The tenant.
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Take its requests again.
     Resume {
         /// The tenant.

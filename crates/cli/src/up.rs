@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use penstock_service::config::Traces;
+use penstock_service::tokens::issuer::IssuerConfig;
 use penstock_sqlite::Durability;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,8 +38,19 @@ pub(crate) async fn run(args: Up) -> Result<(), CliError> {
         None => None,
     };
     let traces = args.otlp.map(|endpoint| Traces { endpoint, share: args.trace_share });
-    let plan =
-        Plan { engine: args.engine, upstream: args.upstream, workers: args.workers, port: args.port, data, traces };
+    let issuers = match &args.issuers {
+        Some(path) => IssuerConfig::list(&std::fs::read_to_string(path).map_err(CliError::file("reading", path))?)?,
+        None => Vec::new(),
+    };
+    let plan = Plan {
+        engine: args.engine,
+        upstream: args.upstream,
+        issuers,
+        workers: args.workers,
+        port: args.port,
+        data,
+        traces,
+    };
     let starting = Embedded::start(plan, crate::progress);
     let embedded = tokio::select! {
         biased;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::degradation::upstreams::UpstreamConfig;
+use crate::door::tokens::issuer::IssuerConfig;
 
 /// How long things take and wait. The defaults suit production; drills shorten them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +86,8 @@ pub struct Config {
     pub marker_secret: Option<String>,
     /// The upstreams to fall back to.
     pub upstreams: Vec<UpstreamConfig>,
+    /// The issuers whose signed tokens are taken in the place of API keys.
+    pub issuers: Vec<IssuerConfig>,
     /// Where AWS is, if not where the SDK would look: an emulator.
     pub endpoint: Option<String>,
     /// Where traces go, if anywhere.
@@ -105,7 +108,7 @@ pub struct Variable {
 }
 
 /// Every variable that [`Config::from_lookup`] reads.
-pub const VARIABLES: [Variable; 16] = [
+pub const VARIABLES: [Variable; 17] = [
     Variable { name: "PENSTOCK_STAGE", required: true, help: "the stage; first part of the queues' names" },
     Variable { name: "PENSTOCK_ADM_TABLE", required: true, help: "the table of token buckets" },
     Variable { name: "PENSTOCK_JOB_TABLE", required: true, help: "the table of jobs and chunks" },
@@ -121,6 +124,11 @@ pub const VARIABLES: [Variable; 16] = [
         name: "PENSTOCK_UPSTREAMS",
         required: false,
         help: "JSON list of upstreams to fall back to; see the README",
+    },
+    Variable {
+        name: "PENSTOCK_ISSUERS",
+        required: false,
+        help: "JSON list of issuers whose signed tokens are taken; see the README",
     },
     Variable {
         name: "PENSTOCK_OTLP_ENDPOINT",
@@ -187,6 +195,11 @@ impl Config {
             problems.push(format!("PENSTOCK_UPSTREAMS: {error}"));
             None
         });
+        let issuers = found.get("PENSTOCK_ISSUERS").map(|text| IssuerConfig::list(text)).transpose();
+        let issuers = issuers.unwrap_or_else(|error| {
+            problems.push(format!("PENSTOCK_ISSUERS: {error}"));
+            None
+        });
         let trace_share = match found.get("PENSTOCK_TRACE_SHARE").map(|value| value.parse::<f64>()) {
             None => TRACE_SHARE,
             Some(Ok(share)) if (0.0..=1.0).contains(&share) => share,
@@ -211,6 +224,7 @@ impl Config {
             payload_bucket: text("PENSTOCK_PAYLOAD_BUCKET"),
             marker_secret: found.remove("PENSTOCK_MARKER_SECRET"),
             upstreams: upstreams.unwrap_or_default(),
+            issuers: issuers.unwrap_or_default(),
             endpoint: found.remove("PENSTOCK_AWS_ENDPOINT"),
             traces: found.remove("PENSTOCK_OTLP_ENDPOINT").map(|endpoint| Traces { endpoint, share: trace_share }),
             timing,

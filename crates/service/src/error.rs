@@ -10,7 +10,7 @@ use penstock_policy::time::Timestamp;
 use penstock_wire::error::{BadRequest, ErrorBody};
 
 use crate::door::route::Route;
-use crate::ports::{ErrorVerdict, PortError};
+use crate::ports::{ErrorVerdict, PortError, TokenError};
 
 /// An order that holds for longer names no moment to come back.
 const NO_MOMENT: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -50,6 +50,12 @@ impl ApiError {
     /// 401.
     pub(crate) fn unauthorized(message: &str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key", None, message)
+    }
+
+    /// 401 about a signed token.
+    pub(crate) fn disbelieved(why: &str) -> Self {
+        let message = format!("this token is not accepted: {why}");
+        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_token", None, message)
     }
 
     /// 403 about a tenant that is not served.
@@ -357,6 +363,20 @@ impl From<PortError> for ApiError {
         } else {
             tracing::error!(%error, "store refuses");
             Self::internal()
+        }
+    }
+}
+
+impl From<TokenError> for ApiError {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Refused(why) => Self::disbelieved(&why),
+            TokenError::KeysUnavailable { wait } => {
+                let message =
+                    "the keys of the token's issuer cannot be fetched; come back when they can, or use an API key";
+                let (status, kind) = (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable_error");
+                Self { retry_after: Some(wait), ..Self::new(status, kind, "issuer_unavailable", None, message) }
+            }
         }
     }
 }

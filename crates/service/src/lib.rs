@@ -48,7 +48,7 @@ use degradation::upstreams::Outside;
 use kept::memory::Memory;
 use ports::{
     Answers, Attempts, Blobs, Board, BucketKey, Clock, Control, Courier, Entropy, Erasure, Jobs, KeyRecord, Levels,
-    Limits, Markers, Parking, Pool, PortError, PortResult, Queue, Shelf, ShelfId, Spawner, Tally, Tenant,
+    Limits, Markers, Parking, Pool, PortError, PortResult, Queue, Shelf, ShelfId, Spawner, Tally, Tenant, Tokens,
 };
 use telemetry::spans::{Tracer, Untraced};
 use telemetry::{Meter, Silent};
@@ -65,6 +65,7 @@ pub use door::auth::ApiKey;
 pub use door::http::{front_router, jobs_router, router};
 pub use door::responses::noted_of;
 pub use door::route::Route;
+pub use door::tokens;
 pub use error::ApiError;
 pub use files::contents_of;
 pub use kept::preload::{MOST_PREPARED, PREPARED_LIST, Prepared};
@@ -108,6 +109,8 @@ pub struct Service {
     health: Health,
     /// The upstreams that may be asked, by name.
     doors: BTreeMap<UpstreamId, Arc<Door>>,
+    /// Who reads signed tokens, if any are taken.
+    tokens: Option<Arc<dyn Tokens>>,
     /// Drawn once: which shard of a bucket this process takes from.
     place: u16,
     /// Tells this process from others that lead.
@@ -173,6 +176,7 @@ impl Service {
             debts: Debts::default(),
             health,
             doors: BTreeMap::new(),
+            tokens: None,
             place,
             serial,
             sharing: admission::sharing::Sharing::default(),
@@ -205,6 +209,12 @@ impl Service {
     #[must_use]
     pub fn with_tracer(self, tracer: Arc<dyn Tracer>) -> Self {
         Self { tracer, ..self }
+    }
+
+    /// The same, taking signed tokens beside API keys.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Option<Arc<dyn Tokens>>) -> Self {
+        Self { tokens, ..self }
     }
 
     /// The ports, for compositions that set records up.

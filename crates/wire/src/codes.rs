@@ -77,6 +77,13 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         when: "There is no key, or it is malformed, unknown, wrong or revoked.",
     },
     ErrorCode {
+        code: "invalid_token",
+        status: 401,
+        kind: "authentication_error",
+        retry: Retry::No,
+        when: "The signed token is not accepted; the message says why.",
+    },
+    ErrorCode {
         code: "account_suspended",
         status: 403,
         kind: "permission_error",
@@ -131,6 +138,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "The queue is as long as the class accepts, or the model takes no work while it recovers.",
     ),
     of_limit(503, "service_unavailable_error", "store_unavailable", "A part of the service does not answer."),
+    of_limit(503, "service_unavailable_error", "issuer_unavailable", "The keys of a token's issuer cannot be fetched."),
     of_client(504, "not_cached", "Only a kept answer was wanted, and none is kept."),
     of_server(504, "timeout", "The job could not be run in time."),
 ];

@@ -15,5 +15,6 @@ pub(crate) mod rendering;
 pub(crate) mod responses;
 pub(crate) mod route;
 pub(crate) mod telling;
+pub mod tokens;
 pub(crate) mod told;
 pub(crate) mod vectors;

@@ -27,6 +27,7 @@ mod queue;
 mod said;
 mod shelf;
 mod tally;
+mod tokens;
 mod upstream;
 
 pub use answers::{Answers, ENTRY_BYTES, Entry, Looked};
@@ -54,6 +55,7 @@ pub use shelf::{Order, Shelf, ShelfId, Shelved, TENANT_SHELVES};
 pub use tally::{Addition, Counts, Tally, TallyKey};
 
 pub use penstock_policy::tenant::TenantLimits;
+pub use tokens::{Bearer, KeyFetch, NoKeys, TokenError, Tokens};
 pub use upstream::{Upstream, UpstreamCall, UpstreamError, UpstreamReply};
 
 /// Why a port could not do what it was asked. Refusals that belong to the protocol are not errors: each method says
