@@ -191,6 +191,23 @@ async fn stock_clients_on_a_connection_that_fails_succeed_and_nothing_is_run_twi
     assert!(answered * 100 >= asked * 93);
 }
 
+/// What need not come out the same is never given to two askers, so its retries are found by their tries alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_of_an_answer_that_need_not_come_out_the_same_takes_over_the_first_try() {
+    const REQUESTS: u64 = 6;
+    let home = Home::new();
+    let server = home.up(&["--ephemeral"]);
+    for (version, variable) in PYTHONS {
+        let proxy = FaultyProxy::losing_first_answers(address(&server)).await;
+        let (before, proxied) = (model_runs(&server).await, format!("http://{}", proxy.address));
+        let command = python(variable, "adopts.py");
+        let out = tokio::task::block_in_place(|| passes(command, &proxied, &server, &[&REQUESTS.to_string()]));
+        assert_eq!(out.trim(), format!("{{\"asked\": {REQUESTS}, \"answered\": {REQUESTS}}}"), "{version}");
+        assert_eq!(u64::from(proxy.tally().0), 2 * REQUESTS, "{version}: each is tried twice");
+        assert_eq!(model_runs(&server).await - before, REQUESTS, "{version}: and run once");
+    }
+}
+
 /// The whole process dies in the middle and is started again where it was; the clients' retries find their jobs. What a
 /// worker held when it died is taken up again when its lease has lapsed, which is what this takes its time for.
 #[tokio::test(flavor = "multi_thread")]

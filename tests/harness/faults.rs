@@ -50,11 +50,18 @@ pub struct FaultyProxy {
     listening: JoinHandle<()>,
 }
 
+/// Which attempts meet a fault.
+#[derive(Clone, Copy)]
+enum Plan {
+    /// So many of a thousand, drawn by a seed.
+    Drawn { per_mille: u64, seed: u64 },
+    /// The first try of every request, after the server has it.
+    FirstAnswersLost,
+}
+
 struct State {
     upstream: Mutex<SocketAddr>,
-    /// How many of a thousand attempts meet a fault.
-    per_mille: u64,
-    seed: u64,
+    plan: Plan,
     attempts: AtomicU32,
     met: [AtomicU32; Fault::ALL.len()],
 }
@@ -65,10 +72,22 @@ impl FaultyProxy {
     /// # Panics
     /// If there is no free port.
     pub async fn start(upstream: SocketAddr, per_mille: u64, seed: u64) -> Self {
+        Self::by(upstream, Plan::Drawn { per_mille, seed }).await
+    }
+
+    /// A proxy to `upstream` that loses the answer to the first try of every request.
+    ///
+    /// # Panics
+    /// If there is no free port.
+    pub async fn losing_first_answers(upstream: SocketAddr) -> Self {
+        Self::by(upstream, Plan::FirstAnswersLost).await
+    }
+
+    async fn by(upstream: SocketAddr, plan: Plan) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let upstream = Mutex::new(upstream);
-        let state = Arc::new(State { upstream, per_mille, seed, attempts: AtomicU32::new(0), met: Default::default() });
+        let state = Arc::new(State { upstream, plan, attempts: AtomicU32::new(0), met: Default::default() });
         let shared = Arc::clone(&state);
         let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -103,11 +122,15 @@ impl Drop for FaultyProxy {
 impl State {
     fn fault(&self, request: &Request) -> Option<Fault> {
         self.attempts.fetch_add(1, Ordering::Relaxed);
+        let (per_mille, seed) = match self.plan {
+            Plan::FirstAnswersLost => return (request.attempt() == "0").then_some(Fault::ResetAfter),
+            Plan::Drawn { per_mille, seed } => (per_mille, seed),
+        };
         let mut hasher = DefaultHasher::new();
-        (self.seed, &request.body, request.attempt()).hash(&mut hasher);
+        (seed, &request.body, request.attempt()).hash(&mut hasher);
         let drawn = hasher.finish();
         let place = usize::try_from(drawn / 1000 % Fault::ALL.len() as u64).unwrap();
-        let met = drawn % 1000 < self.per_mille;
+        let met = drawn % 1000 < per_mille;
         met.then(|| {
             self.met[place].fetch_add(1, Ordering::Relaxed);
             let drawn = Fault::ALL[place];

@@ -32,6 +32,19 @@ pub struct Promise {
     pub regime: Regime,
 }
 
+impl Promise {
+    /// How many jobs are still ahead of one that has waited for `waited`, and how much longer its answer is expected to
+    /// take: what was ahead is taken to have gone at an even pace, so that neither number ever grows.
+    #[must_use]
+    pub fn left(&self, waited: Duration) -> (u64, Duration) {
+        let left = self.eta_50.saturating_sub(waited);
+        let share = left.as_secs_f64() / self.eta_50.as_secs_f64().max(1e-3);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a whole number")]
+        let ahead = (self.position as f64 * share).ceil() as u64;
+        (ahead.min(self.position), left)
+    }
+}
+
 /// What a pool can do, as published.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {
@@ -310,6 +323,23 @@ mod tests {
         }
         let spread = Spread::of(&errors);
         assert!((0.49..=0.56).contains(&spread.half) && (0.49..=0.56).contains(&spread.most), "{spread:?}");
+    }
+
+    #[test]
+    fn what_is_ahead_goes_while_it_is_waited_for_and_never_grows() {
+        let expectation = Expectation {
+            dwell: Duration::from_secs(90),
+            run: Duration::from_secs(10),
+            position: 9,
+            regime: Regime::Queued,
+        };
+        let promise = promise(&expectation, &Spread { half: 1.0, most: 2.0 }, UsdMicros(7));
+        let left = |secs| promise.left(Duration::from_secs(secs));
+        assert_eq!(left(0), (9, Duration::from_secs(100)));
+        assert_eq!(left(50), (5, Duration::from_secs(50)));
+        assert_eq!(left(99), (1, Duration::from_secs(1)));
+        assert_eq!(left(1000), (0, Duration::ZERO));
+        assert!((0..120).all(|secs| left(secs + 1).0 <= left(secs).0));
     }
 
     #[test]

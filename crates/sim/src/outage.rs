@@ -20,16 +20,27 @@ use penstock_service::ports::{
 
 /// The switch of a store's outage. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Outage(Arc<AtomicBool>);
+pub struct Outage {
+    out: Arc<AtomicBool>,
+    refuses: Arc<AtomicBool>,
+}
 
 impl Outage {
     /// Begins or ends the outage.
     pub fn set(&self, out: bool) {
-        self.0.store(out, Ordering::SeqCst);
+        self.out.store(out, Ordering::SeqCst);
+    }
+
+    /// Lets the store refuse for good, as when a table is not there, or ends that.
+    pub fn refuse(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::SeqCst);
     }
 
     fn check(&self) -> PortResult<()> {
-        if self.0.load(Ordering::SeqCst) {
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(PortError::Refused { store: "sim", cause: "there is no such table".to_owned() });
+        }
+        if self.out.load(Ordering::SeqCst) {
             return Err(PortError::Unavailable { store: "sim", cause: "it is out".to_owned() });
         }
         Ok(())

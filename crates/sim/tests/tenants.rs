@@ -187,13 +187,20 @@ fn an_explanation_tells_the_whole_way_of_a_job_whose_first_worker_died() {
     assert_eq!(status, StatusCode::OK, "{told}");
     let timeline = told["timeline"].as_array().unwrap();
     let words: Vec<&str> = timeline.iter().map(|happening| happening["what"].as_str().unwrap()).collect();
-    assert_eq!(words, ["admitted", "drawn", "drawn", "drawn", "claimed", "claimed", "answered", "settled"], "{told}");
+    let judged = words[8];
+    assert!(["promise_kept", "promise_broken"].contains(&judged), "{told}");
+    let expected =
+        ["admitted", "drawn", "drawn", "drawn", "promised", "claimed", "claimed", "answered", judged, "settled"];
+    assert_eq!(words, expected, "{told}");
+    let (eta, took) = (timeline[4]["eta_ms_95"].as_u64().unwrap(), timeline[7]["after_ms"].as_u64().unwrap());
+    assert_eq!(judged == "promise_kept", took <= eta, "{told}");
+    assert_eq!(timeline[8]["within_95"], json!(took <= eta));
     assert_eq!(timeline[0]["service_tier"], "priority");
     assert_eq!((&timeline[1]["limit"], &timeline[1]["took"]), (&json!("requests"), &json!(1)));
     assert_eq!((&timeline[3]["limit"], &timeline[3]["took"]), (&json!("queue"), &timeline[0]["estimated_tokens"]));
-    assert_eq!((&timeline[4]["epoch"], &timeline[5]["epoch"]), (&json!(1), &json!(2)));
-    assert_ne!(timeline[4]["worker"], timeline[5]["worker"]);
-    let (tin, tout) = (timeline[6]["prompt_tokens"].as_u64(), timeline[6]["completion_tokens"].as_u64());
+    assert_eq!((&timeline[5]["epoch"], &timeline[6]["epoch"]), (&json!(1), &json!(2)));
+    assert_ne!(timeline[5]["worker"], timeline[6]["worker"]);
+    let (tin, tout) = (timeline[7]["prompt_tokens"].as_u64(), timeline[7]["completion_tokens"].as_u64());
     assert_eq!(told["cost_usd"], json!(PRICE.of(tin.unwrap(), tout.unwrap()).to_string()));
     let moments: Vec<i64> = timeline.iter().map(|happening| happening["at_ms"].as_i64().unwrap()).collect();
     assert!(moments.is_sorted(), "{moments:?}");

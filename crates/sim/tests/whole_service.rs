@@ -105,6 +105,72 @@ fn requests_wait_for_a_worker_that_comes_later_and_a_stream_says_it_is_alive() {
     assert!((3..=6).contains(&alive), "one comment each 10 s after the first 10 s: {alive}");
 }
 
+/// What each comment of a stream that waits says: how many are ahead, and for how many milliseconds more.
+fn waits_told(body: &str) -> Vec<(u64, u64)> {
+    let said = |line: &str| {
+        let (position, eta) = line.strip_prefix(": keep-alive position=")?.split_once(" eta_ms=")?;
+        Some((position.parse().ok()?, eta.parse().ok()?))
+    };
+    body.lines().filter_map(said).collect()
+}
+
+#[test]
+fn a_stream_that_waits_is_told_how_many_are_ahead_and_how_long_it_takes_and_neither_grows() {
+    let mut world = world(4);
+    world.start_worker(1, Duration::from_millis(500)).unwrap();
+    world.kernel.run_until(minutes(&world, 1), || false);
+    let answers = Answers::default();
+    for n in 0..6 {
+        ask(&world, &answers, &format!("a question of some length, number {n}"), json!({"stream": true}));
+        world.kernel.run_until(world.kernel.now().after(Duration::from_millis(100)), || false);
+    }
+    world.kernel.run_until(minutes(&world, 30), || answers.lock().unwrap().len() == 6);
+    let answers = answers.lock().unwrap();
+    assert_eq!(answers.len(), 6);
+    let (.., last) = answers.iter().find(|(prompt, ..)| prompt.ends_with(" 5")).unwrap();
+    let told = waits_told(last);
+    assert!(told.len() >= 3 && told.len() == last.matches(": keep-alive").count(), "{last}");
+    assert!(told[0].0 > 0 && told.windows(2).all(|pair| pair[1] <= pair[0]), "{told:?}");
+}
+
+#[test]
+fn a_client_that_we_broke_off_from_finds_its_job_again_and_if_it_does_not_come_the_job_ends() {
+    let mut world = world(5);
+    let answers = Answers::default();
+    // Not deterministic: only a retry may take the job over.
+    for prompt in ["comes back", "stays away"] {
+        ask(&world, &answers, prompt, json!({"temperature": 1}));
+    }
+    world.kernel.run_until(world.kernel.now().after(Duration::from_secs(5)), || false);
+    world.outage.refuse(true);
+    world.kernel.run_until(minutes(&world, 10), || answers.lock().unwrap().len() == 2);
+    world.outage.refuse(false);
+    for (_, status, body) in answers.lock().unwrap().drain(..) {
+        let broken = status == StatusCode::INTERNAL_SERVER_ERROR || body.starts_with("broken off");
+        assert!(broken, "{status}: {body}");
+    }
+    world.kernel.run_until(world.kernel.now().after(Duration::from_secs(30)), || false);
+    let retry = Request::post("/v1/chat/completions").header("x-stainless-retry-count", "1");
+    let body = json!({"model": "scripted", "messages": [{"role": "user", "content": "comes back"}], "temperature": 1});
+    let request = retry.header("authorization", format!("Bearer {}", world.key));
+    let request = request.body(Body::from(body.to_string())).unwrap();
+    let (router, again) = (penstock_service::router(Arc::clone(&world.service)), Arc::new(Mutex::new(None)));
+    let heard = Arc::clone(&again);
+    world.client(async move {
+        let response = router.oneshot(request).await.unwrap();
+        *heard.lock().unwrap() = Some((response.status(), response.headers().clone()));
+    });
+    // The grace of the other ends before a worker comes.
+    world.kernel.run_until(world.kernel.now().after(Duration::from_secs(40)), || false);
+    world.start_worker(2, TICK).unwrap();
+    world.kernel.run_until(minutes(&world, 5), || again.lock().unwrap().is_some());
+    world.kernel.run_until(minutes(&world, 1), || false);
+    let (status, headers) = again.lock().unwrap().clone().unwrap();
+    assert_eq!((status, headers["x-penstock-served-by"].to_str().unwrap()), (StatusCode::OK, "fresh"));
+    assert_eq!(world.runs.of("comes back"), 1);
+    assert_eq!(world.runs.of("stays away"), 0, "nobody waited for it any more");
+}
+
 #[test]
 fn a_whole_answer_that_takes_long_begins_with_blank_lines() {
     let mut world = world(3);
@@ -305,6 +371,34 @@ fn tokens_that_were_reserved_and_not_used_are_given_back() {
         world.kernel.run_until(minutes(&world, 1), || answers.lock().unwrap().len() == 1);
         expect_all_right(&answers, 1, 8);
     }
+}
+
+#[test]
+fn a_dry_run_states_the_promise_on_every_route_and_takes_nothing() {
+    let mut world = world(6);
+    world.start_worker(2, TICK).unwrap();
+    let chat = json!({"model": "scripted", "messages": [{"role": "user", "content": "how long would it take"}]});
+    let response = json!({"model": "scripted", "input": "how long would it take"});
+    let completion = json!({"model": "scripted", "prompt": "how long would it take"});
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    for (path, body) in [("/v1/chat/completions", chat), ("/v1/responses", response), ("/v1/completions", completion)] {
+        let (router, heard) = (penstock_service::router(Arc::clone(&world.service)), Arc::clone(&heard));
+        let request = Request::post(path).header("authorization", format!("Bearer {}", world.key));
+        let request = request.header("x-penstock-dry-run", "1").body(Body::from(body.to_string())).unwrap();
+        world.client(async move {
+            let response = router.oneshot(request).await.unwrap();
+            let (parts, body) = response.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            heard.lock().unwrap().push((path, parts.status, serde_json::from_slice::<Value>(&body).unwrap()));
+        });
+    }
+    world.kernel.run_until(minutes(&world, 1), || heard.lock().unwrap().len() == 3);
+    for (path, status, quote) in heard.lock().unwrap().iter() {
+        assert_eq!((*status, &quote["object"]), (StatusCode::OK, &json!("quote")), "{path}: {quote}");
+        assert!(quote["eta_ms_50"].as_u64() <= quote["eta_ms_95"].as_u64() && quote["position"] == 0, "{quote}");
+    }
+    world.kernel.run_until(minutes(&world, 1), || false);
+    assert_eq!(world.runs.all(), 0);
 }
 
 #[test]

@@ -40,8 +40,6 @@ pub(crate) struct Admission {
     pub(crate) shown: JobId,
     /// How it came about.
     pub(crate) how: How,
-    /// What is known of the wait.
-    pub(crate) wait: Option<Duration>,
     /// What was promised, if it has a job of its own.
     pub(crate) promise: Option<Promise>,
     /// The class granted.
@@ -369,7 +367,6 @@ impl Service {
                     job: spec.id,
                     shown: spec.id,
                     how: How::Fresh,
-                    wait: Some(promise.eta_50),
                     promise: Some(promise),
                     class: spec.class,
                     levels: levels.into_iter().next(),

@@ -120,7 +120,6 @@ impl Service {
             job,
             shown: JobId::new(now, self.ports.entropy.draw()),
             how,
-            wait: None,
             promise: None,
             class: draft.class(),
             levels: None,

@@ -408,7 +408,6 @@ fn made_outside(asking: &Asking<'_>, id: JobId, answer: OutsideAnswer, by: By, c
         job: id,
         shown: id,
         how: How::Elsewhere,
-        wait: None,
         promise: None,
         class: asking.class,
         levels: None,

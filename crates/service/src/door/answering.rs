@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use futures_util::{FutureExt, stream};
 use http::{HeaderName, StatusCode, header};
+use penstock_policy::promise::Promise;
 use penstock_policy::time::Timestamp;
 use penstock_wire::sse;
 
@@ -62,8 +63,8 @@ pub(crate) struct Answering {
     pub(crate) telling: Box<dyn Telling>,
     /// When the request came.
     pub(crate) created: Timestamp,
-    /// What was known of the wait then.
-    pub(crate) wait: Option<Duration>,
+    /// What was promised, if it has a job of its own.
+    pub(crate) promise: Option<Promise>,
 }
 
 impl Answering {
@@ -157,7 +158,7 @@ impl Streaming {
 
     fn keep_alive(&self) -> String {
         let waited = self.answering.now().since(self.answering.created);
-        let left = self.answering.wait.map(|wait| wait.saturating_sub(waited).as_millis());
-        sse::keep_alive(None, left.and_then(|left| u64::try_from(left).ok()))
+        let (position, left) = self.answering.promise.map(|promise| promise.left(waited)).unzip();
+        sse::keep_alive(position, left.and_then(|left| u64::try_from(left.as_millis()).ok()))
     }
 }

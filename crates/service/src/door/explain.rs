@@ -15,6 +15,7 @@ use crate::Service;
 use crate::error::ApiError;
 use crate::ports::{Answer, BucketKey, JobRecord, JobSpec, Tenant};
 use crate::stored::story::{Drawn, Event};
+use crate::worker::learning::verdict;
 
 impl Service {
     /// The story of a tenant's job.
@@ -41,12 +42,14 @@ fn explained(id: JobId, record: &JobRecord) -> Option<Explanation> {
     let spec = record.spec.as_ref()?;
     let mut told = Timeline { created: spec.created, happenings: Vec::new() };
     admitted(&mut told, spec);
+    promised(&mut told, spec);
     worked_on(&mut told, spec, record);
     let settled = record.story.iter().find_map(|event| match event {
         Event::Settled { at, cost } => Some((*at, *cost)),
         Event::Claimed { .. } | Event::Released { .. } => None,
     });
     ended(&mut told, record);
+    judged(&mut told, spec, record);
     if let Some((at, cost)) = settled {
         told.tell(
             at,
@@ -132,6 +135,43 @@ fn admitted(told: &mut Timeline, spec: &JobSpec) {
             );
         }
     }
+}
+
+fn promised(told: &mut Timeline, spec: &JobSpec) {
+    let Some(promise) = &spec.admitted.promise else { return };
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let text = format!(
+        "promised: half of such answers within {}, nineteen of twenty within {}; {} jobs ahead; {} dollars by the estimate",
+        seconds(promise.eta_50),
+        seconds(promise.eta_95),
+        promise.position,
+        promise.price,
+    );
+    told.tell(
+        spec.created,
+        "promised",
+        text,
+        json!({
+            "eta_ms_50": ms(promise.eta_50), "eta_ms_95": ms(promise.eta_95),
+            "position": promise.position, "price_usd": promise.price.to_string(),
+        }),
+    );
+}
+
+/// Whether the promise was kept, by the same judgement that is published and learned from.
+fn judged(told: &mut Timeline, spec: &JobSpec, record: &JobRecord) {
+    let (Some(kept), Some(promise), Some(at)) = (verdict(spec, record), &spec.admitted.promise, record.finished) else {
+        return;
+    };
+    let (what, word) = if kept.most { ("promise_kept", "kept") } else { ("promise_broken", "broken") };
+    let half = if kept.half { "within" } else { "not within" };
+    let text = format!(
+        "the promise of {} was {word} after {}, {half} the {} that half of such answers take",
+        seconds(promise.eta_95),
+        seconds(at.since(spec.created)),
+        seconds(promise.eta_50),
+    );
+    told.tell(at, what, text, json!({"within_50": kept.half, "within_95": kept.most}));
 }
 
 /// Claims and releases, and how long the job waited before each claim.

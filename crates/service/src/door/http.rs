@@ -298,8 +298,8 @@ async fn answer(
     let mut told = told(&admission, tenant, now);
     made.tell(&mut told);
     let telling = telling(admission.heading(&request.model));
-    let Admission { created, wait, .. } = admission;
-    let answering = Answering { service, route, telling, created, wait };
+    let Admission { created, promise, .. } = admission;
+    let answering = Answering { service, route, telling, created, promise };
     let mut response = if request.stream { answering.streamed(source).await? } else { answering.whole(source).await? };
     response.headers_mut().extend(told);
     Ok(response)

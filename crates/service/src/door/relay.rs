@@ -68,14 +68,14 @@ impl Relay {
     /// Relays a job to one who only looks on: whether it stays or goes changes nothing for the job.
     pub(crate) fn onlooking(service: Arc<Service>, job: JobId) -> Self {
         let mut live = Live::new(service, job, None);
-        live.listening = false;
+        live.client = Client::LookingOn;
         Self::Live(Box::new(live))
     }
 
     /// Leaves a job to run though nobody waits for it any more.
     pub(crate) fn let_run(&mut self) {
         match self {
-            Self::Live(live) => live.listening = false,
+            Self::Live(live) => live.client = Client::Told,
             Self::Kept(_) => {}
         }
     }
@@ -97,6 +97,19 @@ impl Relay {
     }
 }
 
+/// Where the client of a job stands: what a relay that is dropped leaves behind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Client {
+    /// It waits: dropped now, it has gone.
+    Waiting,
+    /// It was told the end, or will not be told.
+    Told,
+    /// We cannot tell it any more, and its job may run on: it will be back.
+    BrokenOff,
+    /// It only looks on.
+    LookingOn,
+}
+
 /// Relays one job to one client.
 pub(crate) struct Live {
     service: Arc<Service>,
@@ -106,8 +119,7 @@ pub(crate) struct Live {
     chunks: Vec<Chunk>,
     /// How the job ended, once all its text has been relayed.
     end: Option<End>,
-    /// Set until the end was relayed: a relay dropped before is a client that has gone.
-    listening: bool,
+    client: Client,
     /// The hold that says that somebody waits, while it is ours, and when it is to be renewed.
     held: Option<HeldTry>,
     renew_at: Timestamp,
@@ -118,14 +130,14 @@ impl Live {
         let watch = service.ports.jobs.watch(job);
         let renew_at = service.ports.clock.now().after(attempt::RENEW_EVERY);
         let (cursor, chunks) = (Cursor::default(), Vec::new());
-        Self { service, job, watch, cursor, chunks, end: None, listening: true, held, renew_at }
+        Self { service, job, watch, cursor, chunks, end: None, client: Client::Waiting, held, renew_at }
     }
 
     /// Waits for new text or the end, up to `until`.
     async fn progress(&mut self, until: Timestamp) -> Progress {
         loop {
             if let Some(end) = self.end.take() {
-                self.listening = false;
+                self.told();
                 return Progress::Ended(end);
             }
             match self.look().await {
@@ -148,7 +160,7 @@ impl Live {
                 Ok(Some(record)) if record.head.state.is_terminal() => {
                     match self.service.said_of(self.job, &record).await {
                         Ok(Some(result)) => {
-                            self.listening = false;
+                            self.told();
                             return Some(result);
                         }
                         Ok(None) => {}
@@ -164,7 +176,7 @@ impl Live {
                 Err(error) => self.note(error),
             }
             if let Some(End::Failed(error)) = self.end.take() {
-                self.listening = false;
+                self.told();
                 return Some(Err(error));
             }
             if !self.wait(until).await {
@@ -178,8 +190,22 @@ impl Live {
         if error.is_passing() {
             tracing::warn!(job = %self.job, %error, "relay cannot look");
         } else {
-            self.end = Some(End::Failed(ApiError::from(error)));
+            self.break_off(ApiError::from(error));
         }
+    }
+
+    fn told(&mut self) {
+        if self.client == Client::Waiting {
+            self.client = Client::Told;
+        }
+    }
+
+    /// Ends the relay by a fault of ours, whatever becomes of the job.
+    fn break_off(&mut self, why: ApiError) {
+        if self.client == Client::Waiting {
+            self.client = Client::BrokenOff;
+        }
+        self.end = Some(End::Failed(why));
     }
 
     /// Sleeps until something may have changed; `false` if `until` came first.
@@ -243,7 +269,7 @@ impl Live {
         }
         let Ok(fresh) = self.cursor.advance(&self.chunks, record.head.epoch, last) else {
             tracing::error!(job = %self.job, "the stored text no longer contains what was relayed");
-            self.end = Some(End::Failed(ApiError::internal()));
+            self.break_off(ApiError::internal());
             return Ok(Vec::new());
         };
         let says = |chunk: &&&Chunk| !chunk.words.parts.is_empty() || !chunk.words.logprobs.is_empty();
@@ -276,7 +302,12 @@ impl Drop for Live {
     /// A client that goes away leaves its interest behind for a while, so that its retry finds the job still running, and
     /// lets go of its hold at once. One that was told everything may not have heard it.
     fn drop(&mut self) {
-        let (heard, held) = (!self.listening, self.held.take());
+        let (client, held) = (self.client, self.held.take());
+        let heard = match client {
+            Client::Told => true,
+            Client::Waiting | Client::BrokenOff => false,
+            Client::LookingOn => return,
+        };
         if heard && held.is_none() {
             return;
         }
@@ -286,7 +317,7 @@ impl Drop for Live {
                 service.let_go(job, held, heard).await;
             }
             if !heard {
-                service.leave_after_grace(job).await;
+                service.leave_after_grace(job, client == Client::BrokenOff).await;
             }
         };
         self.service.ports.spawner.spawn(left.boxed());
@@ -347,27 +378,31 @@ impl Service {
         }
     }
 
-    async fn leave_after_grace(&self, job: JobId) {
+    async fn leave_after_grace(&self, job: JobId, broken_off: bool) {
         let clock = &self.ports.clock;
         let left = clock.now();
-        let Some(grace) = self.grace(job, left).await else { return };
+        let Some(grace) = self.grace(job, broken_off, left).await else { return };
         clock.sleep_until(left.after(grace)).await;
         if let Err(error) = self.leave(job).await {
             tracing::warn!(%job, %error, "cannot withdraw a client's interest; the job runs to its end");
         }
     }
 
-    /// How long a job goes on for a client that has just left; `None`: to its end, because its tenant keeps such results.
-    async fn grace(&self, job: JobId, now: Timestamp) -> Option<Duration> {
+    /// How long a job goes on for a client that has just left, or that we broke off from; `None`: to its end, because its
+    /// tenant keeps such results.
+    async fn grace(&self, job: JobId, broken_off: bool, now: Timestamp) -> Option<Duration> {
         let longest = self.timing.orphan_grace;
         let Ok(Some(spec)) = self.ports.jobs.record(job).await.map(|record| record.and_then(|record| record.spec))
         else {
-            return Some(longest);
+            return Some(attempt::grace(Leaving::BrokenOff).min(longest));
         };
         if let Ok(Some(tenant)) = self.ports.control.tenant(&spec.tenant).await
             && tenant.keep_orphans
         {
             return None;
+        }
+        if broken_off {
+            return Some(attempt::grace(Leaving::BrokenOff).min(longest));
         }
         let queue = BucketKey::VirtualQueue { pool: spec.pool, class: spec.class, shard: 0 };
         let backlog = match self.ports.limits.peek(&queue).await {

@@ -127,7 +127,6 @@ impl Service {
             job: kept.job,
             shown: JobId::new(now, self.ports.entropy.draw()),
             how: How::Kept { found, age },
-            wait: None,
             class: Class::granted(class_of_tier(known.wanted.service_tier()), known.tenant.ceiling),
             levels: None,
             created: now,

@@ -42,6 +42,10 @@ pub(crate) async fn create(State(service): App, headers: HeaderMap, body: Body) 
     };
     let ask = request.asking(&history)?;
     let (asked, wanted) = (Asked::read(&headers)?, Wanted::Response(&ask));
+    if asked.dry_run {
+        let quoted = service.answer_dry(&tenant, wanted, now).await;
+        return quoted.map_err(|error| error.in_terms_of(Route::Responses));
+    }
     let obtained = service.obtain_response(&tenant, wanted, request.echo.background, &asked, now).await;
     let Taken { admission, mut answer, made } = obtained.map_err(|error| error.in_terms_of(Route::Responses))?;
     let mut told = told(&admission, &tenant, now);
@@ -68,7 +72,7 @@ pub(crate) async fn create(State(service): App, headers: HeaderMap, body: Body) 
         route: Route::Responses,
         telling: Box::new(telling),
         created: admission.created,
-        wait: admission.wait,
+        promise: admission.promise,
     };
     let mut response = match (background, ask.stream) {
         (true, false) => json(&service.response(&tenant, shown, &noted).await?),
@@ -162,7 +166,7 @@ pub(crate) async fn show(
         route: Route::Responses,
         telling: Box::new(telling),
         created: heading.created,
-        wait: None,
+        promise: None,
     };
     Ok(answering.frames_of(source, None))
 }
