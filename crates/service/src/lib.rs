@@ -18,7 +18,7 @@ mod door;
 mod error;
 mod files;
 mod kept;
-mod outward;
+pub mod outward;
 pub mod ports;
 pub mod stored;
 #[cfg(feature = "system")]

@@ -149,7 +149,7 @@ impl UpstreamConfig {
             (None, None) => None,
         };
         let url = raw.url.trim_end_matches('/').to_owned();
-        outward::check_url(&url, reach).map_err(|problem| wrong(&raw.name, problem))?;
+        outward::check_url(&url, reach).map_err(|barred| wrong(&raw.name, barred.to_string()))?;
         if url.contains('?') {
             return Err(wrong(&raw.name, "'url' must be a base URL such as https://host/v1, without a query"));
         }

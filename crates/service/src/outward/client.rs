@@ -20,7 +20,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(30);
 
 /// A client whose connections go no further than `reach`, to be finished by its user.
-pub(crate) fn client_of(reach: Reach) -> reqwest::ClientBuilder {
+#[must_use]
+pub fn client_of(reach: Reach) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .redirect(Policy::none())
         .no_proxy()
@@ -31,7 +32,8 @@ pub(crate) fn client_of(reach: Reach) -> reqwest::ClientBuilder {
 }
 
 /// The error with everything behind it, without the URL.
-pub(crate) fn cause(error: &reqwest::Error) -> String {
+#[must_use]
+pub fn cause(error: &reqwest::Error) -> String {
     let mut words = Vec::new();
     let mut behind: Option<&dyn std::error::Error> = std::error::Error::source(error);
     while let Some(error) = behind {

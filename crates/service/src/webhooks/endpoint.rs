@@ -98,7 +98,8 @@ impl Service {
             let message = format!("'url' must have {LONGEST_URL} bytes at most");
             return Err(ApiError::invalid("url", "invalid_value", message));
         }
-        outward::check_url(&new.url, reach).map_err(|problem| ApiError::invalid("url", "invalid_value", problem))?;
+        outward::check_url(&new.url, reach)
+            .map_err(|barred| ApiError::invalid("url", "invalid_value", barred.to_string()))?;
         for name in &new.events {
             if EventType::from_name(name).is_none() {
                 let known: Vec<&str> = EventType::ALL.iter().map(|event| event.name()).collect();

@@ -40,7 +40,7 @@ impl HttpCourier {
 impl Courier for HttpCourier {
     async fn bring(&self, letter: &Letter) -> Result<u16, Undelivered> {
         // An address in place of a name is resolved by nobody, so it is checked here.
-        check_url(&letter.url, letter.reach).map_err(Undelivered)?;
+        check_url(&letter.url, letter.reach).map_err(|barred| Undelivered(barred.to_string()))?;
         let client = self.clients.iter().find(|(reach, _)| *reach == letter.reach).map(|(_, client)| client);
         let client = client.ok_or_else(|| Undelivered("there is no client of that reach".to_owned()))?;
         let mut request =

@@ -122,7 +122,7 @@ impl IssuerConfig {
         }
         let reach = raw.reach.as_deref().map_or(Some(Reach::Public), Reach::from_name);
         let reach = reach.ok_or_else(|| wrong("'reach' must be public, loopback or private"))?;
-        check_url(&raw.jwks_url, reach).map_err(|problem| wrong(&problem.replace("'url'", "'jwks_url'")))?;
+        check_url(&raw.jwks_url, reach).map_err(|barred| wrong(&barred.to_string().replace("'url'", "'jwks_url'")))?;
         let algorithms: Option<Vec<_>> = raw.algorithms.iter().map(|name| SigningAlgorithm::from_name(name)).collect();
         let algorithms = algorithms.filter(|known| !known.is_empty()).ok_or_else(|| {
             let known: Vec<&str> = SigningAlgorithm::ALL.iter().map(|(_, name)| *name).collect();
