@@ -5,6 +5,7 @@ pub mod client;
 #[cfg(feature = "aws")]
 pub mod deployment;
 pub mod faults;
+pub mod hub;
 pub mod iam;
 pub mod lambda;
 #[cfg(feature = "aws")]

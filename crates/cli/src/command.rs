@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use penstock_gpu_worker::engine::device::Device;
 
+use crate::models::command::ModelCommand;
 use crate::simulate_command::Simulate;
 use crate::tenant_command::{Place, TenantCommand, parse_time};
 use crate::upstream::UpstreamArgs;
@@ -34,6 +35,9 @@ pub(crate) enum Command {
     /// of the question.
     #[command(after_help = "Example: penstock ask \"R:38291=\"   (the built-in model reverses digits: 19283)")]
     Ask(Ask),
+    /// Add models from a hub or a folder, list and remove them.
+    #[command(subcommand)]
+    Model(ModelCommand),
     /// Add tenants, set what they may use, make and revoke their keys, see what they used.
     ///
     /// Works on the server that `penstock up` has running, on its data folder while none runs, and with --aws (in builds
@@ -87,9 +91,10 @@ pub(crate) struct Breaker {
 /// Where the engine's parts are.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct EngineArgs {
-    /// A model folder: of onnxruntime-genai, or an encoder's (config.json, tokenizer.json, model.onnx) for embeddings; may
-    /// be given several times. Default: the small built-in model.
-    #[arg(long = "model", value_name = "DIR")]
+    /// A model by the name it was added with (`penstock model list`), or a model folder: of onnxruntime-genai, or an
+    /// encoder's (config.json, tokenizer.json, model.onnx) for embeddings; may be given several times. Default: the small
+    /// built-in model.
+    #[arg(long = "model", value_name = "NAME|DIR")]
     pub(crate) models: Vec<PathBuf>,
     /// The ONNX Runtime shared library to use (1.24 or newer). Default: an installed one, else one fetched with pip.
     #[arg(long, value_name = "PATH", env = "PENSTOCK_ORT")]

@@ -37,8 +37,9 @@ use tokio::task::JoinHandle;
 
 use crate::command::EngineArgs;
 use crate::error::CliError;
-use crate::model::{self, Model};
+use crate::models::{self, Model};
 use crate::onnx_runtime;
+use crate::paths;
 use crate::ready::{Ready, operator_key, private_file};
 use crate::staff::{Candidate, Staff};
 use crate::upstream::UpstreamArgs;
@@ -126,14 +127,14 @@ impl Embedded {
         };
         let (sqlite, folder) = match (&plan.data, &scratch) {
             (Data::Folder { path, durability }, _) => {
-                private_folder(path)?;
+                paths::private_folder(path)?;
                 (Sqlite::open(&path.join("penstock.db"), *durability, clock)?, path.clone())
             }
             (Data::Memory, Some(scratch)) => (Sqlite::in_memory(clock)?, scratch.path().to_owned()),
             (Data::Memory, None) => (Sqlite::in_memory(clock)?, std::env::temp_dir()),
         };
         let metrics = Metrics::new();
-        let models = model::choose(&plan.engine.models)?;
+        let models = models::choose(&plan.engine.models)?;
         let engines = if plan.workers == 0 {
             Vec::new()
         } else {
@@ -278,13 +279,6 @@ impl Embedded {
             traces.flush().await;
         }
     }
-}
-
-/// Makes the data folder, which holds prompts and answers, readable by its owner alone.
-fn private_folder(path: &Path) -> Result<(), CliError> {
-    let mut builder = std::fs::DirBuilder::new();
-    std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
-    builder.create(path).map_err(CliError::file("creating the data folder", path))
 }
 
 async fn listen(port: u16) -> Result<TcpListener, CliError> {

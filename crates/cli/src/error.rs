@@ -20,6 +20,37 @@ pub(crate) enum CliError {
     Open(#[from] penstock_sqlite::OpenError),
     #[error(transparent)]
     Load(#[from] LoadError),
+    #[error(transparent)]
+    Shelf(#[from] crate::models::shelf::ShelfError),
+    #[error(transparent)]
+    NoModel(#[from] crate::models::selection::NoModel),
+    #[error(transparent)]
+    Hub(#[from] crate::models::hub::HubError),
+    #[error(transparent)]
+    Download(#[from] crate::models::download::DownloadError),
+    #[error("{source}; its files are kept in {}: once they are right, `penstock model add FOLDER --name NAME` takes them", folder.display())]
+    Unusable {
+        folder: PathBuf,
+        #[source]
+        source: LoadError,
+    },
+    #[error(transparent)]
+    OnTrial(#[from] penstock_gpu_worker::engine::trial::TrialError),
+    #[error("{} cannot be served: what to do is above", .0.display())]
+    NotServable(PathBuf),
+    #[error("'{0}' makes vectors, which have no tokens to compare: name two models that answer")]
+    NoAnswers(String),
+    #[error("{} is not to be used, line {line}: {cause}", file.display())]
+    Message { file: PathBuf, line: usize, cause: String },
+    #[error("a process for a model cannot be started: {0}")]
+    Trial(#[source] std::io::Error),
+    #[error("'{0}' cannot be tried: why is above; `penstock model check` says more")]
+    Tried(String),
+    #[error(
+        "{} is no checkpoint: name a folder with config.json and *.safetensors, as it was published, or hf:OWNER/NAME",
+        .0.display()
+    )]
+    NoCheckpoint(PathBuf),
     #[error("two models are named alike ('{0}'): rename one of the folders")]
     SameName(String),
     #[error("'{}' cannot be a model's name: rename the folder to 1 to 64 characters", .0.display())]

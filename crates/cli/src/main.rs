@@ -8,7 +8,7 @@ mod embedded;
 mod error;
 mod explain;
 mod instructions;
-mod model;
+mod models;
 mod onnx_runtime;
 mod paths;
 mod ready;
@@ -37,14 +37,15 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PENSTOCK_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let engine = match &cli.command {
-        Command::Up(Up { engine, .. }) | Command::Ask(Ask { engine, .. }) => Some(engine),
+    let device = match &cli.command {
+        Command::Up(Up { engine, .. }) | Command::Ask(Ask { engine, .. }) => Some(&engine.device),
+        Command::Model(command) => command.device(),
         Command::Tenant(_) | Command::Explain(_) | Command::Breaker(_) | Command::Simulate(_) => None,
     };
-    if let Some(engine) = engine
-        && let Err(error) = device::show(&engine.device, std::env::var_os("CUDA_VISIBLE_DEVICES").as_deref())
+    if let Some(device) = device
+        && let Err(error) = device::show(device, std::env::var_os("CUDA_VISIBLE_DEVICES").as_deref())
     {
-        eprintln!("penstock: cannot start anew with {} alone in sight: {error}", engine.device);
+        eprintln!("penstock: cannot start anew with {} alone in sight: {error}", device);
         return ExitCode::FAILURE;
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Up(args) => runtime.block_on(up::run(args)),
         Command::Ask(args) => runtime.block_on(ask::run(args)),
+        Command::Model(args) => runtime.block_on(models::run(args)),
         Command::Tenant(args) => runtime.block_on(tenant::run(args)),
         Command::Explain(args) => runtime.block_on(explain::run(args)),
         Command::Breaker(args) => runtime.block_on(breaker::run(args)),

@@ -14,6 +14,13 @@ pub(crate) fn data() -> Result<PathBuf, CliError> {
     Ok(dirs::data_local_dir().ok_or(CliError::NoHome("data"))?.join("penstock"))
 }
 
+/// Makes a folder readable by its owner alone, such as that of the data, which holds prompts and answers.
+pub(crate) fn private_folder(path: &std::path::Path) -> Result<(), CliError> {
+    let mut builder = std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
+    builder.create(path).map_err(CliError::file("creating the folder", path))
+}
+
 /// Puts a folder made by `fill` at `place`, whole or not at all; keeps the one that is there already.
 pub(crate) fn install(
     place: &std::path::Path,

@@ -16,7 +16,7 @@ use penstock_service::{Consumer, Service, Workplace};
 use tokio::task::JoinHandle;
 
 use crate::error::CliError;
-use crate::model::Model;
+use crate::models::Model;
 
 /// How long to wait before another engine is tried, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

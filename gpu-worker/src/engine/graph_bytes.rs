@@ -30,6 +30,50 @@ const THEIR_DOMAIN: &[u8] = b"\x3a\x0dcom.microsoft";
 /// The domain of our operators; as long as the one it replaces.
 pub const OUR_DOMAIN: &str = "penstock.host";
 
+/// How a graph's weights are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weights {
+    /// Products with 4-bit weights.
+    pub four_bit: usize,
+    /// Products with 8-bit weights.
+    pub eight_bit: usize,
+}
+
+impl Weights {
+    /// Looks through a graph's file; one that cannot be read has none.
+    #[must_use]
+    pub fn of_file(graph: &std::path::Path) -> Self {
+        std::fs::read(graph).map(|bytes| Self::of(&bytes)).unwrap_or_default()
+    }
+
+    fn of(graph: &[u8]) -> Self {
+        let products = places(graph, PRODUCT);
+        let bits = products.iter().enumerate().filter_map(|(number, &product)| {
+            let end = products.get(number + 1).copied().unwrap_or(graph.len());
+            bits_of(&graph[product..end])
+        });
+        let mut weights = Self::default();
+        for bits in bits {
+            match bits {
+                4 => weights.four_bit += 1,
+                8 => weights.eight_bit += 1,
+                _ => {}
+            }
+        }
+        weights.eight_bit += OF_BYTES.iter().map(|operator| places(graph, operator).len()).sum::<usize>();
+        weights
+    }
+}
+
+/// `NodeProto.op_type` of the products with 8-bit weights that are not block by block.
+const OF_BYTES: [&[u8]; 2] = [b"\x22\x0dMatMulInteger", b"\x22\x0dQLinearMatMul"];
+
+/// The bits of a product's weights; a product's attributes follow at once, the next nodes' come later.
+fn bits_of(product: &[u8]) -> Option<u8> {
+    let at = places(product, BITS).first().copied()?;
+    product.get(at + BITS.len()).copied()
+}
+
 /// The attention of a graph, by what its cache is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attention {
@@ -51,11 +95,9 @@ pub fn read_in_single_precision(graph: &mut [u8]) -> bool {
     let products = places(graph, PRODUCT);
     let mut changed = false;
     for (number, &product) in products.iter().enumerate() {
-        // A product's attributes follow at once; the next nodes' come later.
         let end = products.get(number + 1).copied().unwrap_or(graph.len());
-        let first = |wanted| places(&graph[product..end], wanted).first().map(|at| product + at);
-        let bits = first(BITS).and_then(|at| graph.get(at + BITS.len()).copied());
-        if let (Some(4), Some(at)) = (bits, first(LEVEL_4)) {
+        let level = places(&graph[product..end], LEVEL_4).first().map(|at| product + at);
+        if let (Some(4), Some(at)) = (bits_of(&graph[product..end]), level) {
             graph[at + LEVEL_4.len() - 1] = LEVEL_1;
             changed = true;
         }
@@ -103,6 +145,14 @@ mod tests {
         let level = PRODUCT.len() + LEVEL_4.len() - 1;
         assert_eq!(differing, [level, graph.len() - product(4).len() + level]);
         assert!(differing.iter().all(|&at| changed[at] == 1));
+    }
+
+    #[test]
+    fn weights_are_told_by_their_products() {
+        let product = |bits| [PRODUCT, LEVEL_4, BITS, &[bits]].concat();
+        let graph = [product(4), product(8), product(4), OF_BYTES[0].to_vec(), b"MatMul".to_vec()].concat();
+        assert_eq!(Weights::of(&graph), Weights { four_bit: 2, eight_bit: 2 });
+        assert_eq!(Weights::of(b"MatMul"), Weights::default());
     }
 
     #[test]

@@ -130,15 +130,7 @@ impl Intake {
                            'tools' out or ask another model.";
             return Err(refused("tools", "unsupported_parameter", message.into()));
         }
-        let (text, prompt) = match generation.prompt_of(sequence.choice) {
-            None => {
-                let text = self.template.render(generation);
-                let text = text.map_err(|refusal| refused("messages", "invalid_prompt", refusal.to_string()))?;
-                let prompt = self.tokenizer.encode(&text).map_err(|error| fault(&error))?;
-                (text, prompt)
-            }
-            Some(raw) => self.raw(raw)?,
-        };
+        let (text, prompt) = self.prompt_of(generation, sequence.choice)?;
         if self.tokenizer.says_nothing(&prompt) {
             let message = "The model's vocabulary has none of the characters of this prompt.";
             return Err(refused("messages", "untokenizable_prompt", message.into()));
@@ -162,6 +154,24 @@ impl Intake {
             (false, echo) => (answer, if echo { text } else { String::new() }),
         };
         Ok(Opened { prompt, prompt_tokens, answer, echo })
+    }
+
+    /// Whether the template has a place for tools.
+    pub(super) fn knows_tools(&self) -> bool {
+        self.template.dialect().calls.is_some()
+    }
+
+    /// The text and the tokens of the prompt of one choice.
+    pub(super) fn prompt_of(&self, generation: &Generation, choice: u32) -> Result<(String, Vec<u32>), EngineFault> {
+        match generation.prompt_of(choice) {
+            None => {
+                let text = self.template.render(generation);
+                let text = text.map_err(|refusal| refused("messages", "invalid_prompt", refusal.to_string()))?;
+                let prompt = self.tokenizer.encode(&text).map_err(|error| fault(&error))?;
+                Ok((text, prompt))
+            }
+            Some(raw) => self.raw(raw),
+        }
     }
 
     /// The text and the tokens of a raw prompt.

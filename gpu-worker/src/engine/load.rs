@@ -13,10 +13,10 @@ use super::device::Device;
 use super::digest::Quantized;
 use super::encoder::folder::EncoderError;
 use super::encoder::load::{EncoderFault, EncoderGraphError};
-use super::graph_bytes::reads_faster_in_single_precision;
+use super::graph_bytes::{Weights, reads_faster_in_single_precision};
 use super::intake::Intake;
-use super::memory::Shortage;
-use super::model::{ModelError, ModelFolder};
+use super::memory::{CachePlan, Shortage};
+use super::model::{ModelConfig, ModelError, ModelFolder};
 use super::ort::{
     Driver, DriverError, Kernels, LibraryError, Padding, PagedOptions, Reading, SlotOptions, environment,
 };
@@ -170,6 +170,12 @@ pub struct Loaded {
     /// What it is.
     pub info: EngineInfo,
     pub(super) intake: Intake,
+    /// What the cache takes.
+    pub cache: CachePlan,
+    /// How the weights are written.
+    pub weights: Weights,
+    /// The configuration of the folder.
+    pub config: ModelConfig,
     /// Empty and warm.
     pub scheduler: Scheduler<Box<dyn Decoder>>,
     pub(super) cancel: Cancel,
@@ -214,17 +220,20 @@ pub fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
     let padding = options.padding;
     let driver = Driver::load(&environment, &folder.graph, &folder.config, options, blocks)
         .map_err(|source| LoadError::Graph { graph: folder.graph.clone(), source })?;
-    let (mut decoder, reads_as_it_decodes, bounds): (Box<dyn Decoder>, bool, batch::Config) = match driver {
-        Driver::Slots(decoder) => {
-            let as_decoded = decoder.reads_as_it_decodes();
-            (decoder, as_decoded, bounds)
-        }
-        Driver::Blocks(decoder) => {
-            let as_decoded = decoder.reads_as_it_decodes() && folder.digest.quantized() == Quantized::No;
-            let rows = u32::try_from(decoder.slots()).unwrap_or(u32::MAX);
-            (decoder, as_decoded, bounds_for(rows).map_err(LoadError::Bounds)?)
-        }
-    };
+    let (mut decoder, cache, reads_as_it_decodes, bounds): (Box<dyn Decoder>, CachePlan, bool, batch::Config) =
+        match driver {
+            Driver::Slots(decoder) => {
+                let as_decoded = decoder.reads_as_it_decodes();
+                let plan = decoder.plan();
+                (decoder, plan, as_decoded, bounds)
+            }
+            Driver::Blocks(decoder) => {
+                let as_decoded = decoder.reads_as_it_decodes() && folder.digest.quantized() == Quantized::No;
+                let rows = u32::try_from(decoder.slots()).unwrap_or(u32::MAX);
+                let plan = decoder.plan();
+                (decoder, plan, as_decoded, bounds_for(rows).map_err(LoadError::Bounds)?)
+            }
+        };
     let chosen = match config.reproducibility {
         Reproducibility::Exact if !reads_as_it_decodes => ChosenTokens::Apart,
         Reproducibility::Exact | Reproducibility::BestEffort => ChosenTokens::LikeRead,
@@ -244,8 +253,12 @@ pub fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
         model = %info.model, digest = %folder.digest.short(), slots, context_length, tokens_per_second,
         tokens_per_byte = info.tokens_per_byte, ?padding, ?chosen, calls = ?decoder.calls(), "the engine is warm"
     );
+    let (config, weights) = (folder.config.clone(), Weights::of_file(&folder.graph));
     Ok(Loaded {
         info,
+        cache,
+        weights,
+        config,
         intake: Intake::new(folder, context_length, chosen),
         cancel: decoder.cancel(),
         limits: Limits::for_longest(longest_call),

@@ -78,7 +78,29 @@ pub struct CacheShape {
     pub context_length: usize,
 }
 
+/// What a cache takes, and how much of it fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CachePlan {
+    /// Bytes of one token, in all layers.
+    pub token_bytes: u64,
+    /// Bytes of one number.
+    pub number_bytes: usize,
+    /// How many sequences of full length fit into memory beside the weights; `None`: nothing is known of the memory.
+    pub fitting: Option<u64>,
+}
+
 impl CacheShape {
+    /// What rows of this shape take, and how many sequences of `context_length` tokens fit into `available` bytes.
+    #[must_use]
+    pub fn plan(&self, context_length: usize, available: Option<u64>) -> CachePlan {
+        let sequence = Self { context_length, ..*self }.row_bytes().max(1);
+        CachePlan {
+            token_bytes: Self { context_length: 1, ..*self }.row_bytes(),
+            number_bytes: self.element_bytes,
+            fitting: available.map(|available| allowed(available) / sequence),
+        }
+    }
+
     /// Bytes of one row: keys and values of every layer. Saturates.
     #[must_use]
     pub fn row_bytes(&self) -> u64 {
@@ -151,6 +173,68 @@ fn allowed(available_bytes: u64) -> u64 {
     available_bytes - available_bytes / 100 * (100 - SHARE_PERCENT)
 }
 
+/// Memory in use, and what there is of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes in use.
+    pub used: u64,
+    /// Bytes that there are.
+    pub limit: u64,
+}
+
+/// The memory of a device that is in use: on a GPU everybody's there; on a processor that of the control group if it is
+/// limited, else this process's of the machine's. `None` where the system does not tell.
+#[must_use]
+pub fn usage(device: &Device) -> Option<Usage> {
+    match device {
+        Device::Cuda(gpu) => {
+            let read = || {
+                let library = Nvml::init()?;
+                let memory = gpu_of(&library, gpu)?.memory_info()?;
+                Ok::<Usage, NvmlError>(Usage { used: memory.used, limit: memory.total })
+            };
+            read().ok()
+        }
+        Device::Cpu => group_usage().or_else(|| {
+            let limit = read("/proc/meminfo").and_then(|text| kib_of(&text, "MemTotal:"))?;
+            Some(Usage { used: resident()?, limit })
+        }),
+    }
+}
+
+/// The bytes of memory that this process holds, where the system tells.
+#[must_use]
+pub fn resident() -> Option<u64> {
+    kib_of(&read("/proc/self/status")?, "VmRSS:")
+}
+
+/// The use of this process's control group, if it is limited.
+fn group_usage() -> Option<Usage> {
+    let stat = |path: &str| read(path).and_then(|text| text.trim().parse::<u64>().ok());
+    GROUPS.iter().find_map(|[limit, usage, statistics]| {
+        let limit = stat(limit).filter(|limit| *limit < UNLIMITED)?;
+        let left = control_group(Some(&limit.to_string()), read(usage).as_deref(), read(statistics).as_deref())?;
+        Some(Usage { used: limit - left.min(limit), limit })
+    })
+}
+
+/// The files of a control group's limit, use and statistics, in both versions.
+const GROUPS: [[&str; 3]; 2] = [
+    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"],
+    [
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ],
+];
+
+/// What version 1 of control groups says where there is no limit is near the largest number.
+const UNLIMITED: u64 = 1 << 60;
+
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(Path::new(path)).ok()
+}
+
 /// The bytes of memory available to this process on a device, where the system tells.
 #[must_use]
 pub fn available(device: &Device) -> Option<u64> {
@@ -164,29 +248,22 @@ pub fn available(device: &Device) -> Option<u64> {
 fn available_on_gpu(gpu: &Gpu) -> Option<u64> {
     let free = || {
         let library = Nvml::init()?;
-        let device = match &gpu.uuid {
-            Some(uuid) => library.device_by_uuid(uuid.as_str())?,
-            None => library.device_by_index(u32::try_from(gpu.ordinal).unwrap_or(0))?,
-        };
-        Ok::<u64, NvmlError>(device.memory_info()?.free)
+        Ok::<u64, NvmlError>(gpu_of(&library, gpu)?.memory_info()?.free)
     };
     free().inspect_err(|error| tracing::warn!(%error, "the GPU's free memory is unknown; nothing is refused")).ok()
 }
 
+fn gpu_of<'l>(library: &'l Nvml, gpu: &Gpu) -> Result<nvml_wrapper::Device<'l>, NvmlError> {
+    match &gpu.uuid {
+        Some(uuid) => library.device_by_uuid(uuid.as_str()),
+        None => library.device_by_index(u32::try_from(gpu.ordinal).unwrap_or(0)),
+    }
+}
+
 fn available_to_processor() -> Option<u64> {
-    let read = |path: &str| std::fs::read_to_string(Path::new(path)).ok();
     let machine = read("/proc/meminfo").and_then(|text| mem_available(&text));
-    let group = control_group(
-        read("/sys/fs/cgroup/memory.max").as_deref(),
-        read("/sys/fs/cgroup/memory.current").as_deref(),
-        read("/sys/fs/cgroup/memory.stat").as_deref(),
-    )
-    .or_else(|| {
-        control_group(
-            read("/sys/fs/cgroup/memory/memory.limit_in_bytes").as_deref(),
-            read("/sys/fs/cgroup/memory/memory.usage_in_bytes").as_deref(),
-            read("/sys/fs/cgroup/memory/memory.stat").as_deref(),
-        )
+    let group = GROUPS.iter().find_map(|[limit, usage, statistics]| {
+        control_group(read(limit).as_deref(), read(usage).as_deref(), read(statistics).as_deref())
     });
     match (machine, group) {
         (Some(machine), Some(group)) => Some(machine.min(group)),
@@ -196,7 +273,12 @@ fn available_to_processor() -> Option<u64> {
 
 /// `MemAvailable` of `/proc/meminfo`, in bytes.
 fn mem_available(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    kib_of(text, "MemAvailable:")
+}
+
+/// A figure of one of the kernel's lists, in bytes.
+fn kib_of(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -262,6 +344,8 @@ mod tests {
         let meminfo = "MemTotal:       24600000 kB\nMemFree: 1 kB\nMemAvailable:   20000 kB\n";
         assert_eq!(mem_available(meminfo), Some(20_480_000));
         assert_eq!(mem_available("MemTotal: 5 kB"), None);
+        assert_eq!(kib_of("VmPeak:  9 kB\nVmRSS:\t   12 kB\n", "VmRSS:"), Some(12_288));
+        assert!(resident().is_none_or(|bytes| bytes > 0));
         let stat = Some("anon 5\ninactive_file 30\nactive_file 9\n");
         assert_eq!(control_group(Some("100\n"), Some("80\n"), stat), Some(50));
         assert_eq!(control_group(Some("max\n"), Some("80\n"), stat), None);

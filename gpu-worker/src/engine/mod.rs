@@ -9,6 +9,7 @@
 //! | [`model`], [`digest`], [`graph`], [`memory`] | what is loaded, and whether it can be |
 //! | [`template`], `turns`, `python_json`, [`tokenizer`], `vocabulary`, [`intake`] | from a conversation to tokens |
 //! | [`scheduler`], [`task`], [`decoder`] | who runs next, and on what |
+//! | [`trial`] | what a model answers and how fast, without a service around it |
 //! | [`watchdog`], `crew`, [`metrics`] | whether it goes on, and what it does |
 //! | [`form`], [`guide`] | which tokens the demanded form allows |
 //! | [`sampler`], `draw`, `likelihood` | from logits to a token |
@@ -52,6 +53,7 @@ pub mod task;
 pub mod template;
 pub mod tokenizer;
 mod tool_call;
+pub mod trial;
 mod turns;
 mod vocabulary;
 pub mod warmup;
@@ -110,7 +112,7 @@ impl OnnxEngine {
     /// As [`OnnxEngine::load`].
     pub fn load_recorded(config: &EngineConfig, recorder: Recorder) -> Result<Self, LoadError> {
         let began = Instant::now();
-        let load::Loaded { info, intake, scheduler, cancel, limits } = load::load(config)?;
+        let load::Loaded { info, intake, scheduler, cancel, limits, .. } = load::load(config)?;
         recorder.loaded(began.elapsed(), scheduler.capacity_tokens());
         let shared = Shared { stopping: Arc::default(), steps: Arc::default(), pulse: Arc::default(), recorder };
         let (stopping, steps) = (Arc::clone(&shared.stopping), Arc::clone(&shared.steps));

@@ -18,6 +18,8 @@ use super::tokenizer::{TextTokenizer, TokenizerError};
 /// What `genai_config.json` says of a decoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelConfig {
+    /// The family of models, as the exporter names it; empty if it does not.
+    pub family: String,
     /// Entries of the logits.
     pub vocab_size: usize,
     /// The most tokens prompt and answer have together.
@@ -186,6 +188,8 @@ struct RawConfig {
 
 #[derive(Deserialize)]
 struct RawModel {
+    #[serde(default, rename = "type")]
+    family: String,
     vocab_size: usize,
     context_length: usize,
     eos_token_id: OneOrMany,
@@ -242,9 +246,10 @@ impl ModelConfig {
     pub fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
         let raw: RawConfig =
             serde_json::from_str(text).map_err(|source| ModelError::Config { path: path.to_owned(), source })?;
-        let RawModel { vocab_size, context_length, eos_token_id, decoder } = raw.model;
+        let RawModel { family, vocab_size, context_length, eos_token_id, decoder } = raw.model;
         let name = |given: Option<String>, usual: &str| given.unwrap_or_else(|| usual.to_owned());
         let config = Self {
+            family,
             vocab_size,
             context_length,
             eos: match eos_token_id {

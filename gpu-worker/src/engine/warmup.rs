@@ -86,7 +86,12 @@ fn read_parts(decoder: &mut dyn Decoder, room: usize) -> Result<Duration, Decode
 }
 
 /// Tokens a second when `slots` sequences decode for about `time`, and the longest step.
-fn rate(decoder: &mut dyn Decoder, slots: u32, room: usize, time: Duration) -> Result<(f64, Duration), DecoderFault> {
+pub(super) fn rate(
+    decoder: &mut dyn Decoder,
+    slots: u32,
+    room: usize,
+    time: Duration,
+) -> Result<(f64, Duration), DecoderFault> {
     reset(decoder);
     let room = decoder.tokens_each(slots as usize).min(room);
     let row = vec![0; slots as usize];

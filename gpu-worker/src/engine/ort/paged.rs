@@ -29,7 +29,7 @@ use super::tensors::{Stretches, Tensors};
 use crate::engine::decoder::{Calls, Cancel, Decoder, DecoderFault, Growth, Logits, OnLogits, Part};
 use crate::engine::device::Device;
 use crate::engine::graph_blocks::{BlockGraph, GivenLogits};
-use crate::engine::memory::{self, CacheShape};
+use crate::engine::memory::{self, CachePlan, CacheShape};
 use crate::engine::model::{ModelConfig, Names};
 use crate::engine::packing::Packed;
 
@@ -57,6 +57,7 @@ pub struct PagedDecoder {
     session: Session,
     pool: Tensors,
     pool_shape: CacheShape,
+    plan: CachePlan,
     blocks: Blocks,
     all_blocks: usize,
     /// By row.
@@ -102,7 +103,8 @@ impl PagedDecoder {
         };
         let wanted = options.blocks.unwrap_or(options.rows.saturating_mul(options.capacity.div_ceil(BLOCK_TOKENS)));
         // After the weights: what they took is not available any more.
-        let blocks = pool_shape.blocks(wanted, options.capacity, memory::available(&options.device))?;
+        let available = memory::available(&options.device);
+        let blocks = pool_shape.blocks(wanted, options.capacity, available)?;
         let dimensions = [blocks, BLOCK_TOKENS, config.kv_heads, config.head_size];
         let pool = Tensors::new(&session, &options.device, graph.elements.kv, dimensions, 2 * config.layers)?;
         // A row without a block holds nothing.
@@ -112,6 +114,7 @@ impl PagedDecoder {
             session,
             pool,
             pool_shape,
+            plan: pool_shape.plan(options.capacity, available),
             blocks: Blocks::new(u32::try_from(blocks).unwrap_or(u32::MAX)),
             all_blocks: blocks,
             tables: std::iter::repeat_with(Table::default).take(rows).collect(),
@@ -122,6 +125,12 @@ impl PagedDecoder {
             widened: Vec::new(),
             options: PagedOptions { rows, blocks: Some(blocks), ..options },
         })
+    }
+
+    /// What the pool takes.
+    #[must_use]
+    pub fn plan(&self) -> CachePlan {
+        self.plan
     }
 
     /// Whether the cache and the logits are the same, to the last bit, whether tokens are read together or put in one at a

@@ -36,7 +36,7 @@ use crate::engine::attention::LANES;
 use crate::engine::decoder::{Cancel, Decoder, DecoderFault, OnLogits};
 use crate::engine::device::Device;
 use crate::engine::graph_bytes;
-use crate::engine::memory::{self, CacheShape, Shortage};
+use crate::engine::memory::{self, CachePlan, CacheShape, Shortage};
 use crate::engine::model::{ModelConfig, Names};
 
 /// How large the cache is and how the graph runs.
@@ -84,6 +84,7 @@ pub struct SlotDecoder {
     decoding: Runner,
     reading: Option<Runner>,
     cache: Cache,
+    plan: CachePlan,
     kernels: Kernels,
     logits: MemoryInfo<'static>,
     config: ModelConfig,
@@ -159,13 +160,15 @@ impl SlotDecoder {
             }
         };
         // After the weights: what they took is not available any more.
-        let slots = shape.fit(slots, memory::available(device), options.on_shortage)?;
+        let available = memory::available(device);
+        let slots = shape.fit(slots, available, options.on_shortage)?;
         let cache = Cache::new(&session, device, elements.kv, shape, slots)?;
         let runner = |session| Runner { bindings: BTreeMap::new(), session };
         Ok(Self {
             decoding: runner(session),
             reading: reading.map(runner),
             cache,
+            plan: shape.plan(capacity, available),
             kernels,
             logits: MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?,
             config: config.clone(),
@@ -174,6 +177,12 @@ impl SlotDecoder {
             widened: Vec::new(),
             options: SlotOptions { slots, ..options },
         })
+    }
+
+    /// What the cache takes.
+    #[must_use]
+    pub fn plan(&self) -> CachePlan {
+        self.plan
     }
 
     /// Whether the cache and the logits are the same, to the last bit, whether tokens are read together or put in one at a
