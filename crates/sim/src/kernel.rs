@@ -32,6 +32,7 @@ struct State {
     tasks: BTreeMap<u64, (Group, Option<BoxFuture<'static, ()>>)>,
     ready: Arc<Mutex<BTreeSet<u64>>>,
     timers: BTreeMap<(Timestamp, u64), Waker>,
+    paused: BTreeSet<Group>,
 }
 
 impl Kernel {
@@ -46,6 +47,7 @@ impl Kernel {
             tasks: BTreeMap::new(),
             ready: Arc::default(),
             timers: BTreeMap::new(),
+            paused: BTreeSet::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -81,6 +83,16 @@ impl Kernel {
         drop(dead);
     }
 
+    /// Freezes a process or lets it go on: while it is frozen its tasks do nothing, whatever they are woken for.
+    pub fn freeze(&self, group: Group, frozen: bool) {
+        let mut state = self.lock();
+        if frozen {
+            state.paused.insert(group);
+        } else {
+            state.paused.remove(&group);
+        }
+    }
+
     /// A number below `bound`, drawn from the seed.
     #[must_use]
     pub fn below(&self, bound: u64) -> u64 {
@@ -95,12 +107,17 @@ impl Kernel {
         let mut state = self.lock();
         let ready = Arc::clone(&state.ready);
         let mut ready = ready.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = ready.len() as u64;
+        let frozen = |task: &u64| state.tasks.get(task).is_some_and(|(group, _)| state.paused.contains(group));
+        let able: Vec<u64> = match state.paused.is_empty() {
+            true => Vec::new(),
+            false => ready.iter().copied().filter(|task| !frozen(task)).collect(),
+        };
+        let count = if state.paused.is_empty() { ready.len() } else { able.len() } as u64;
         if count == 0 {
             return None;
         }
         let place = usize::try_from(state.draw() % count).unwrap_or(0);
-        let task = ready.iter().nth(place).copied()?;
+        let task = if state.paused.is_empty() { ready.iter().nth(place).copied()? } else { *able.get(place)? };
         ready.remove(&task);
         Some(task)
     }
@@ -235,6 +252,27 @@ mod tests {
         assert!(!kernel.run_until(later(begun, 25), || false));
         assert_eq!(*woken.lock().unwrap(), [10, 20]);
         assert_eq!(kernel.now(), later(begun, 25));
+    }
+
+    #[test]
+    fn a_frozen_group_does_nothing_until_it_is_let_go_on() {
+        let kernel = Kernel::new(1);
+        let begun = kernel.now();
+        let count = Arc::new(AtomicU64::new(0));
+        let (kernel_in, count_in) = (kernel.clone(), Arc::clone(&count));
+        kernel.spawner(Group(1)).spawn(Box::pin(async move {
+            loop {
+                kernel_in.sleep_until(later(kernel_in.now(), 10)).await;
+                count_in.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+        kernel.run_until(later(begun, 25), || false);
+        kernel.freeze(Group(1), true);
+        kernel.run_until(later(begun, 1000), || false);
+        assert_eq!(count.load(Ordering::Relaxed), 2);
+        kernel.freeze(Group(1), false);
+        kernel.run_until(later(begun, 1025), || false);
+        assert_eq!(count.load(Ordering::Relaxed), 5, "the timer that ran out meanwhile, and two more");
     }
 
     #[test]

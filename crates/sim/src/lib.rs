@@ -15,14 +15,14 @@ pub mod score;
 pub mod spot;
 pub mod trace;
 
+mod adversary;
 mod engine;
 mod kernel;
-mod outage;
 mod upstream;
 mod world;
 
+pub use adversary::{Adversary, Fault, Plan, Side};
 pub use engine::{BAD_PROMPT, Faults, Runs, ScriptedEngine, answer_to, choice_of, vector_of};
 pub use kernel::{Group, Kernel};
-pub use outage::Outage;
 pub use upstream::{Play, ScriptedUpstream};
 pub use world::World;

@@ -11,9 +11,9 @@ use penstock_service::ports::{Clock, Control, Pool, PoolKind, Tenant, TenantLimi
 use penstock_service::{ApiKey, Consumer, Ports, Service, Workplace};
 use penstock_sqlite::{DiskBlobs, Sqlite};
 
+use crate::adversary::{Adversary, Side};
 use crate::engine::{Faults, Runs, ScriptedEngine};
 use crate::kernel::{Group, Kernel};
-use crate::outage::Outage;
 
 /// The group of the front door; workers count up from 1.
 const FRONT: Group = Group(0);
@@ -28,8 +28,8 @@ pub struct World {
     pub key: String,
     /// What the workers were asked to run.
     pub runs: Runs,
-    /// Makes the store fail for the front doors.
-    pub outage: Outage,
+    /// Stands between the processes and their store.
+    pub adversary: Adversary,
     sqlite: Sqlite,
     timing: Timing,
     next_worker: u32,
@@ -56,8 +56,8 @@ impl World {
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let kernel = Kernel::new(seed);
         let sqlite = Sqlite::in_memory(Arc::new(kernel.clone()))?;
-        let outage = Outage::default();
-        let service = Arc::new(furnish(outage.over(ports(&kernel, &sqlite, FRONT)), &kernel));
+        let adversary = Adversary::new(&kernel);
+        let service = Arc::new(furnish(adversary.over(ports(&kernel, &sqlite, FRONT), Side::Front), &kernel));
         let key = ApiKey::generate(|| penstock_service::ports::Entropy::draw(&kernel));
         let tenant = Tenant::new(TenantId::new("tenant")?, Class::P0, limits, kernel.now());
         let scripted = Pool::new(pool_id()?, "scripted", 4096, kernel.now());
@@ -72,7 +72,7 @@ impl World {
         })
         .ok_or("the store in memory answers at once")??;
         let (key, runs) = (key.expose(), Runs::default());
-        Ok(Self { kernel, service, key, runs, outage, sqlite, timing, next_worker: 1 })
+        Ok(Self { kernel, service, key, runs, adversary, sqlite, timing, next_worker: 1 })
     }
 
     /// Adds a tenant on other terms, and gives its key.
@@ -100,7 +100,7 @@ impl World {
     pub fn start_front(&mut self) -> (Group, Arc<Service>) {
         let group = Group(self.next_worker);
         self.next_worker += 1;
-        let ports = self.outage.over(ports(&self.kernel, &self.sqlite, group));
+        let ports = self.adversary.over(ports(&self.kernel, &self.sqlite, group), Side::Front);
         (group, Arc::new(Service::new(ports, self.timing, b"sim")))
     }
 
@@ -160,7 +160,7 @@ impl World {
     ) -> Result<(Group, Consumer), Box<dyn std::error::Error>> {
         let group = Group(self.next_worker);
         self.next_worker += 1;
-        let ports = ports(&self.kernel, &self.sqlite, group);
+        let ports = self.adversary.over(ports(&self.kernel, &self.sqlite, group), Side::Worker);
         let spawner = Arc::clone(&ports.spawner);
         let engine = ScriptedEngine::new(Arc::new(self.kernel.clone()), Arc::clone(&spawner), slots, tick);
         let consumer = Consumer::new(Workplace {
@@ -172,6 +172,12 @@ impl World {
         let running = consumer.clone();
         spawner.spawn(Box::pin(async move { running.run().await }));
         Ok((group, consumer))
+    }
+
+    /// The store itself, with nobody before it: for looking at what has become of everything.
+    #[must_use]
+    pub fn store(&self) -> Ports {
+        ports(&self.kernel, &self.sqlite, FRONT)
     }
 
     /// Runs `task` as a client of the front door.

@@ -314,17 +314,17 @@ fn memory_answers_while_the_store_is_out_and_older_answers_are_better_than_none(
     Question::new(&world, "known").now(&world);
     pass(&world, Duration::from_secs(1));
     assert_eq!(Question::new(&world, "known").now(&world).served_by(), "l2");
-    world.outage.set(true);
+    world.adversary.set_out(true);
     assert_eq!(Question::new(&world, "known").now(&world).served_by(), "l1");
     pass(&world, Duration::from_secs(30));
     assert_eq!(Question::new(&world, "known").now(&world).served_by(), "l1", "still fresh, though the store is silent");
     let unknown = Question::new(&world, "unknown").now(&world);
     assert_eq!(unknown.status, StatusCode::SERVICE_UNAVAILABLE);
     // A minute is how long the records of keys and tenants are known without the store.
-    world.outage.set(false);
+    world.adversary.set_out(false);
     pass(&world, 10 * MINUTE);
     Question::new(&world, "warm the records up").now(&world);
-    world.outage.set(true);
+    world.adversary.set_out(true);
     let stale = Question::new(&world, "known").now(&world);
     assert_eq!((stale.served_by(), stale.text()), ("stale", answer_to("known")));
     assert!(stale.age().is_some_and(|age| age > 600));

@@ -142,9 +142,9 @@ fn a_client_that_we_broke_off_from_finds_its_job_again_and_if_it_does_not_come_t
         ask(&world, &answers, prompt, json!({"temperature": 1}));
     }
     world.kernel.run_until(world.kernel.now().after(Duration::from_secs(5)), || false);
-    world.outage.refuse(true);
+    world.adversary.set_refusing(true);
     world.kernel.run_until(minutes(&world, 10), || answers.lock().unwrap().len() == 2);
-    world.outage.refuse(false);
+    world.adversary.set_refusing(false);
     for (_, status, body) in answers.lock().unwrap().drain(..) {
         let broken = status == StatusCode::INTERNAL_SERVER_ERROR || body.starts_with("broken off");
         assert!(broken, "{status}: {body}");
