@@ -61,9 +61,9 @@ pub(crate) enum Command {
   penstock breaker my-model --refuse --for 1h
   penstock breaker my-model --clear")]
     Breaker(Breaker),
-    /// Forecast, plan or buy spot on recorded load, by the code that runs, beside what others would have done.
-    #[command(subcommand)]
-    Simulate(Simulate),
+    /// Simulate whole requests, or forecasts, fleets and spot markets alone, by the code that runs, beside what others would
+    /// have done.
+    Simulate(Box<Simulate>),
 }
 
 /// `penstock breaker`.

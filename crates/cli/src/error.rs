@@ -108,6 +108,10 @@ pub(crate) enum CliError {
     Died,
     #[error("{0}")]
     Trace(#[from] penstock_sim::trace::TraceError),
+    #[error(transparent)]
+    Scenario(#[from] penstock_sim::requests::scenario::InvalidScenario),
+    #[error("no policy is called '{0}': there are {names}", names = penstock_sim::requests::policy::Policy::ALL.map(|policy| policy.name).join(", "))]
+    NoPolicy(String),
     #[error("the result cannot be printed: {0}")]
     Print(#[source] std::io::Error),
     #[error("cannot listen for signals: {0}")]

@@ -1,36 +1,88 @@
 //! `penstock simulate`: forecasts, fleets and spot markets on recorded load, by the code that runs.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 
 use penstock_sim::forecasting::{self, Scored};
+use penstock_sim::requests::policy::Policy as Compared;
+use penstock_sim::requests::report::{html, json, parameters, table};
+use penstock_sim::requests::scenario::Scenario;
+use penstock_sim::requests::simulation::{self, Prepared};
 use penstock_sim::spot::{Markets, Policy};
 use penstock_sim::trace::{Source, Trace, TraceError};
 use penstock_sim::{bars, planning, report, spot};
 use serde_json::Value;
 
 use crate::error::CliError;
-use crate::simulate_command::{Bars, Simulate, SimulateSpot, Simulated};
+use crate::simulate_command::{Bars, Part, Simulate, SimulateRequests, SimulateSpot, Simulated};
 
 /// Runs a simulation and prints what came out.
 ///
 /// # Errors
 /// [`CliError`]: a trace cannot be read or is not what it should be, or the output cannot be written.
 pub(crate) fn run(what: &Simulate) -> Result<(), CliError> {
-    match what {
-        Simulate::Forecast(args) => {
+    match &what.part {
+        None => requests(&what.requests),
+        Some(Part::Forecast(args)) => {
             let (trace, warm_up_days) = trace(args)?;
             let scored = Scored { warm_up_days, until: trace.raw.len() };
             let run = forecasting::run(&trace, scored, progress())?;
             print(args.json, &report::forecast_json(&run), &report::forecast_table(&run))
         }
-        Simulate::Plan(args) => {
+        Some(Part::Plan(args)) => {
             let (trace, warm_up_days) = trace(args)?;
             let run = planning::run(&trace, warm_up_days, trace.raw.len(), progress())?;
             print(args.json, &report::plan_json(&run), &report::plan_table(&run))
         }
-        Simulate::Spot(args) => spot(args),
-        Simulate::Bars(args) => measured(args),
+        Some(Part::Spot(args)) => spot(args),
+        Some(Part::Bars(args)) => measured(args),
     }
+}
+
+fn requests(args: &SimulateRequests) -> Result<(), CliError> {
+    let policies = match args.policy.as_slice() {
+        [] => Compared::ALL.to_vec(),
+        names => {
+            let named = |name: &String| Compared::named(name).ok_or_else(|| CliError::NoPolicy(name.clone()));
+            names.iter().map(named).collect::<Result<Vec<_>, _>>()?
+        }
+    };
+    let prepared = Prepared::new(scenario(args)?)?;
+    let (mut progress, whole) = (progress(), policies.len() as f64);
+    let mut outcomes = Vec::with_capacity(policies.len());
+    for (done, policy) in policies.into_iter().enumerate() {
+        outcomes.push(simulation::run(&prepared, policy, |share| progress((done as f64 + share) / whole))?);
+    }
+    if let Some(path) = &args.html {
+        write_file(path, "writing the report", &html::page(&prepared, &outcomes))?;
+    }
+    if let (Some(path), Some(first)) = (&args.parameters, outcomes.first()) {
+        write_file(path, "writing the parameters", &parameters::parameters(&prepared, first, &args.stage))?;
+    }
+    print(args.json, &json::json(&prepared, &outcomes, args.timeline), &table::table(&prepared, &outcomes))
+}
+
+/// The scenario of the file, or the default one, with what was said beside it.
+fn scenario(args: &SimulateRequests) -> Result<Scenario, CliError> {
+    let mut scenario = match &args.scenario {
+        Some(path) => Scenario::read(path)?,
+        None => Scenario::default(),
+    };
+    if args.shape.is_some() || args.trace.is_some() || args.log.is_some() {
+        scenario.load.shape.clone_from(&args.shape);
+        scenario.load.trace.clone_from(&args.trace);
+        scenario.load.log.clone_from(&args.log);
+    }
+    scenario.load.scale = args.scale.or(scenario.load.scale);
+    scenario.seed = args.seed.unwrap_or(scenario.seed);
+    if args.spot.is_some() {
+        scenario.market.record.clone_from(&args.spot);
+    }
+    Ok(scenario)
+}
+
+fn write_file(path: &Path, what: &'static str, text: &str) -> Result<(), CliError> {
+    std::fs::write(path, text).map_err(|source| CliError::File { what, path: path.to_owned(), source })
 }
 
 fn trace(args: &Simulated) -> Result<(Trace, usize), CliError> {

@@ -5,8 +5,73 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 /// `penstock simulate`.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  penstock simulate --shape 'surge 50 3000 5m' --html report.html\n  penstock simulate --log \
+                  access.log --policy penstock,reactive\n  penstock simulate --scenario scenario.json --json\n\nA scenario \
+                  is a JSON file of load, classes, tokens, repeats, tenants, clients, worker, market and fallback; every \
+                  part has a default. See the handbook."
+)]
+pub(crate) struct Simulate {
+    /// A part of it alone.
+    #[command(subcommand)]
+    pub(crate) part: Option<Part>,
+    /// The whole.
+    #[command(flatten)]
+    pub(crate) requests: SimulateRequests,
+}
+
+/// `penstock simulate` without a part: whole requests.
+#[derive(Debug, Args)]
+pub(crate) struct SimulateRequests {
+    /// What is simulated; the options below come before what the file says.
+    #[arg(long, value_name = "JSON")]
+    pub(crate) scenario: Option<PathBuf>,
+    /// The load by its shape: 'surge 50 3000 5m', 'steady 50 10m', 'ramp 50 400 5m', 'day 5 80 24h', in requests a second;
+    /// several joined with 'then'.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["trace", "log"])]
+    pub(crate) shape: Option<String>,
+    /// The load from a CSV file: a request a line (t_s or t_ms, input_tokens, output_tokens, class, tenant), or a step a line
+    /// if there is a column 'requests'.
+    #[arg(long, value_name = "CSV", conflicts_with = "log")]
+    pub(crate) trace: Option<PathBuf>,
+    /// The load from an access log in the common or combined form.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+    /// The part of the load that is simulated, above 0 and at most 1.
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) scale: Option<f64>,
+    /// Recorded spot markets: pool,t_s,available.
+    #[arg(long, value_name = "CSV")]
+    pub(crate) spot: Option<PathBuf>,
+    /// Where all chance comes from.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// The policies to compare, joined with commas. Default: all of penstock, no_admission, limiter_only, reactive,
+    /// static_peak, aws_like, spothedge_like, oracle.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) policy: Vec<String>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// With --json: also how each run went, every ten seconds.
+    #[arg(long, requires = "json")]
+    pub(crate) timeline: bool,
+    /// Write a page with tables and charts, self-contained, to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Write the parameters of a deployment that bears the load, by the first policy, to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) parameters: Option<PathBuf>,
+    /// The stage of those parameters.
+    #[arg(long, value_name = "STAGE", default_value = "prod", requires = "parameters")]
+    pub(crate) stage: String,
+}
+
+/// The parts of a simulation that can be looked at alone.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Simulate {
+pub(crate) enum Part {
     /// Forecast a series hour by hour: pinball loss, coverage and WAPE by horizon, beside plain methods.
     Forecast(Simulated),
     /// Plan a fleet for a series: GPU-hours, what stood above capacity and waits, beside static peak, reactive, an

@@ -10,14 +10,59 @@
 //! Who queued how much is an estimate: each process knows the shares of what it let in itself, lately. Exact is the whole.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 
 use crate::gcra::Limit;
+use crate::time::Timestamp;
 
 /// A tenant may queue so many times what is free.
 const MULTIPLE: f64 = 4.0;
 
 /// A tenant that has queued less than this part of the queue is let in even while others' return slots fill it.
 const LITTLE: f64 = 0.125;
+
+/// What a process remembers of what it let in fades within the time that the queue takes, but not faster than this.
+const LEAST_HORIZON: Duration = Duration::from_secs(5);
+
+/// What has faded to less than so many tokens is forgotten.
+const FORGOTTEN: f64 = 0.5;
+
+/// Who queued how much of one queue, as one process saw it: what it let in itself, fading as the queue is worked off.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LetIn<T: Ord> {
+    /// Tokens, with the moment they were last faded to.
+    tenants: BTreeMap<T, (f64, Timestamp)>,
+}
+
+impl<T: Ord> Default for LetIn<T> {
+    fn default() -> Self {
+        Self { tenants: BTreeMap::new() }
+    }
+}
+
+impl<T: Ord> LetIn<T> {
+    /// Remembers what was let in.
+    pub fn note(&mut self, tenant: T, tokens: u64, now: Timestamp) {
+        self.tenants.entry(tenant).or_insert((0.0, now)).0 += tokens as f64;
+    }
+
+    /// The shares of a queue that takes `backlog` to be worked off, from the view of `tenant`.
+    pub fn shares(&mut self, tenant: &T, backlog: Duration, now: Timestamp) -> Shares {
+        let horizon = backlog.max(LEAST_HORIZON).as_secs_f64();
+        self.tenants.retain(|_, (tokens, at)| {
+            *tokens *= (-now.since(*at).as_secs_f64() / horizon).exp();
+            *at = (*at).max(now);
+            *tokens > FORGOTTEN
+        });
+        let all: f64 = self.tenants.values().map(|(tokens, _)| tokens).sum();
+        if all <= 0.0 {
+            return Shares::default();
+        }
+        let own = self.tenants.get(tenant).map_or(0.0, |(tokens, _)| tokens / all);
+        let others = self.tenants.iter().filter(|(other, _)| *other != tenant).map(|(_, (tokens, _))| tokens / all);
+        Shares { own, others: others.collect() }
+    }
+}
 
 /// What tenants have queued, by share.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -101,5 +146,22 @@ mod tests {
         assert!((quiet.ahead(10_000.0) - 300.0).abs() < 1e-6);
         let noisy = Shares { own: 0.9, others: vec![0.01, 0.09] };
         assert!((noisy.ahead(10_000.0) - 10_000.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn shares_follow_what_was_let_in_and_fade_with_the_queue() {
+        let mut seen = LetIn::default();
+        let at = |secs: i64| Timestamp::from_millis(secs * 1000);
+        assert_eq!(seen.shares(&"b", Duration::ZERO, at(0)), Shares::default());
+        seen.note("a", 900, at(0));
+        seen.note("b", 100, at(0));
+        let shares = seen.shares(&"b", Duration::from_secs(60), at(0));
+        assert!((shares.own - 0.1).abs() < 1e-9 && (shares.others[0] - 0.9).abs() < 1e-9);
+        // Whoever lets somebody in has looked at the shares just before.
+        seen.shares(&"b", Duration::from_secs(60), at(60));
+        seen.note("b", 100, at(60));
+        let later = seen.shares(&"b", Duration::from_secs(60), at(60));
+        assert!(later.own > 0.28, "{later:?}");
+        assert_eq!(seen.shares(&"b", Duration::ZERO, at(600)), Shares::default());
     }
 }

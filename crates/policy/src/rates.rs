@@ -6,10 +6,11 @@
 //! are approximate and late on AWS, and by adding a difference, so that what is taken meanwhile is not lost.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 
 use crate::classes::Class;
 use crate::gcra::{Bucket, Limit, Spent};
-use crate::promise::{Pace, Regime, Spread};
+use crate::promise::{Errors, Pace, Regime, Spread};
 use crate::time::Timestamp;
 
 /// A worker that has not reported for this long is taken for dead.
@@ -20,6 +21,56 @@ pub const STALE: Duration = Duration::from_secs(30);
 
 /// Takes a second that one item of a virtual queue is meant for; DynamoDB's own limit is 1,000.
 const TAKES_PER_SHARD: f64 = 300.0;
+
+/// How much an error weighs falls by half in so many spans of a minute: long enough to have seen the rare cases, short
+/// enough to follow a day.
+const HALF_LIFE_SPANS: f64 = 20.0;
+
+/// What the errors of other classes count in a class, so that a class with little traffic is not left with its prior.
+const OF_OTHERS: f64 = 0.1;
+
+/// What a job that waited for a boot counts: all that waited for the same one erred alike.
+const OF_ONE_BOOT: f64 = 0.15;
+
+/// Errors of one kind that were seen in one span of a minute.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Erred {
+    /// How many spans ago.
+    pub spans_ago: u32,
+    /// In which class.
+    pub class: Class,
+    /// In which regime.
+    pub regime: Regime,
+    /// How far ([`crate::promise::bin`]).
+    pub bin: i32,
+    /// How often.
+    pub count: u64,
+}
+
+/// How far promises err, by class and regime, from what was seen lately.
+#[must_use]
+pub fn spreads(seen: impl IntoIterator<Item = Erred>) -> [[Spread; 3]; 4] {
+    let mut errors: BTreeMap<(Class, Regime), Errors> = BTreeMap::new();
+    for Erred { spans_ago, class, regime, bin, count } in seen {
+        let weight = (-f64::from(spans_ago) / HALF_LIFE_SPANS).exp2() * count as f64;
+        let weight = if regime == Regime::FromZero { weight * OF_ONE_BOOT } else { weight };
+        for of in Class::ALL {
+            let share = if of == class { 1.0 } else { OF_OTHERS };
+            errors.entry((of, regime)).or_default().add(bin, weight * share);
+        }
+    }
+    Class::ALL.map(|class| Regime::ALL.map(|regime| Spread::of(&errors.remove(&(class, regime)).unwrap_or_default())))
+}
+
+/// Estimated tokens that really wait or run, by class: so many jobs of so many tokens each, of which those that run are
+/// half done on average.
+#[must_use]
+pub fn ahead(jobs: [u64; 4], mean_tokens: [f64; 4], pace: &Pace) -> [f64; 4] {
+    let all: u64 = jobs.iter().sum();
+    let running =
+        if all == 0 || !pace.ready_in.is_zero() { 0.0 } else { (f64::from(pace.slots) / all as f64).min(1.0) };
+    Class::ALL.map(|class| jobs[class.index()] as f64 * mean_tokens[class.index()] * (1.0 - running / 2.0))
+}
 
 /// What is published of a pool.
 #[derive(Clone, Debug, PartialEq)]

@@ -14,6 +14,8 @@ use futures_util::future::BoxFuture;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{Clock, Entropy, Spawner};
 
+use crate::chance::Chance;
+
 /// Tasks that live and die together: a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group(pub u32);
@@ -26,7 +28,7 @@ pub struct Kernel {
 
 struct State {
     now: Timestamp,
-    chance: u64,
+    chance: Chance,
     next_task: u64,
     next_timer: u64,
     tasks: BTreeMap<u64, (Group, Option<BoxFuture<'static, ()>>)>,
@@ -41,7 +43,7 @@ impl Kernel {
     pub fn new(seed: u64) -> Self {
         let state = State {
             now: Timestamp::from_millis(1_800_000_000_000),
-            chance: seed ^ 0x9e37_79b9_7f4a_7c15,
+            chance: Chance::new(seed),
             next_task: 0,
             next_timer: 0,
             tasks: BTreeMap::new(),
@@ -96,7 +98,7 @@ impl Kernel {
     /// A number below `bound`, drawn from the seed.
     #[must_use]
     pub fn below(&self, bound: u64) -> u64 {
-        self.lock().draw() % bound.max(1)
+        self.lock().chance.draw() % bound.max(1)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -116,7 +118,7 @@ impl Kernel {
         if count == 0 {
             return None;
         }
-        let place = usize::try_from(state.draw() % count).unwrap_or(0);
+        let place = usize::try_from(state.chance.draw() % count).unwrap_or(0);
         let task = if state.paused.is_empty() { ready.iter().nth(place).copied()? } else { *able.get(place)? };
         ready.remove(&task);
         Some(task)
@@ -155,17 +157,6 @@ impl Kernel {
     }
 }
 
-impl State {
-    /// splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators").
-    fn draw(&mut self) -> u64 {
-        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.chance;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
-
 #[async_trait]
 impl Clock for Kernel {
     fn now(&self) -> Timestamp {
@@ -195,7 +186,7 @@ impl Clock for Kernel {
 impl Entropy for Kernel {
     fn draw(&self) -> u128 {
         let mut state = self.lock();
-        u128::from(state.draw()) << 64 | u128::from(state.draw())
+        u128::from(state.chance.draw()) << 64 | u128::from(state.chance.draw())
     }
 }
 

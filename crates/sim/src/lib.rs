@@ -7,10 +7,12 @@
 
 pub mod bars;
 pub mod baselines;
+pub mod chance;
 pub mod fluid;
 pub mod forecasting;
 pub mod planning;
 pub mod report;
+pub mod requests;
 pub mod score;
 pub mod spot;
 pub mod trace;

@@ -66,7 +66,8 @@ impl Markets {
         Ok(Self { pools, secs })
     }
 
-    fn fits(&self, pool: usize, at: i64) -> u32 {
+    /// How many workers fit a pool at a second.
+    pub(crate) fn fits(&self, pool: usize, at: i64) -> u32 {
         let changes = &self.pools[pool].1;
         let after = changes.partition_point(|(from, _)| *from <= at);
         after.checked_sub(1).map_or(0, |last| changes[last].1)

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use penstock_policy::admission::Capacity;
 use penstock_policy::classes::Class;
-use penstock_policy::promise::{Errors, Pace, Regime, Spread};
-use penstock_policy::rates::{self, Origin, Rates, WORKER_SILENCE};
+use penstock_policy::promise::{Pace, Spread};
+use penstock_policy::rates::{self, Erred, Origin, Rates, WORKER_SILENCE};
 use penstock_policy::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -23,15 +23,6 @@ use crate::worker::learning::{ends_key, error_from, span_of};
 
 /// Spans that are looked back upon.
 const SPANS: i64 = 60;
-
-/// The weight of a span falls by half in so many spans: long enough to have seen the rare cases, short enough to follow a day.
-const HALF_LIFE: f64 = 20.0;
-
-/// What the errors of other classes count in a class, so that a class with little traffic is not left with its prior.
-const OF_OTHERS: f64 = 0.1;
-
-/// What a job that waited for a boot counts: all that waited for the same one erred alike.
-const OF_ONE_BOOT: f64 = 0.15;
 
 /// How long a worker takes to boot, before any was seen booting.
 const ASSUMED_BOOT: Duration = Duration::from_secs(180);
@@ -229,16 +220,11 @@ impl Memory {
 
     /// Tokens in the queues, class by class, by the number of their messages.
     fn queued(&self, pace: &Pace, depths: [u64; 4]) -> [f64; 4] {
-        let all: u64 = depths.iter().sum();
-        // What runs is half done on average.
-        let running =
-            if all == 0 || !pace.ready_in.is_zero() { 0.0 } else { (f64::from(pace.slots) / all as f64).min(1.0) };
-        Class::ALL.map(|class| {
+        let mean = Class::ALL.map(|class| {
             let jobs = self.sum(&format!("n{}", class.index()));
-            let mean =
-                if jobs > 0.0 { self.sum(&format!("est{}", class.index())) / jobs } else { pace.mean_job_tokens };
-            depths[class.index()] as f64 * mean * (1.0 - running / 2.0)
-        })
+            if jobs > 0.0 { self.sum(&format!("est{}", class.index())) / jobs } else { pace.mean_job_tokens }
+        });
+        rates::ahead(depths, mean, pace)
     }
 
     fn rates(&self, pace: &Pace, ahead: [f64; 4], now: Timestamp) -> Rates {
@@ -249,20 +235,13 @@ impl Memory {
 
     fn spread(&self, now: Timestamp) -> [[Spread; 3]; 4] {
         let newest = span_of(now);
-        let mut errors: BTreeMap<(Class, Regime), Errors> = BTreeMap::new();
-        for (span, counts) in &self.spans {
-            let weight = (-((newest - span).max(0) as f64) / HALF_LIFE).exp2();
-            for (name, count) in counts {
-                let Some((class, regime, bin)) = error_from(name) else { continue };
-                let weight = if regime == Regime::FromZero { weight * OF_ONE_BOOT } else { weight };
-                for of in Class::ALL {
-                    let share = if of == class { 1.0 } else { OF_OTHERS };
-                    errors.entry((of, regime)).or_default().add(bin, weight * share * *count as f64);
-                }
-            }
-        }
-        Class::ALL
-            .map(|class| Regime::ALL.map(|regime| Spread::of(&errors.remove(&(class, regime)).unwrap_or_default())))
+        rates::spreads(self.spans.iter().flat_map(|(span, counts)| {
+            let spans_ago = u32::try_from(newest - span).unwrap_or(0);
+            counts.iter().filter_map(move |(name, count)| {
+                let (class, regime, bin) = error_from(name)?;
+                Some(Erred { spans_ago, class, regime, bin, count: u64::try_from(*count).unwrap_or(0) })
+            })
+        }))
     }
 }
 
