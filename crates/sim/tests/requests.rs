@@ -1,5 +1,7 @@
 //! Whole requests, simulated: what holds whatever comes.
 
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 use penstock_policy::classes::Class;
 use penstock_sim::requests::policy::Policy;
 use penstock_sim::requests::report::{html, json, table};

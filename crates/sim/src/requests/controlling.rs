@@ -94,10 +94,7 @@ impl Simulation<'_> {
     }
 
     fn depths(&self) -> [u64; 4] {
-        let mut depths = [0; 4];
-        for class in 0..4 {
-            depths[class] = self.queues[class].len() as u64;
-        }
+        let mut depths: [u64; 4] = core::array::from_fn(|class| self.queues[class].len() as u64);
         for unit in self.fleet.units.values() {
             for (depth, busy) in depths.iter_mut().zip(unit.worker.busy()) {
                 *depth += busy as u64;
@@ -221,7 +218,7 @@ impl Simulation<'_> {
             workers,
             capacity: f64::from(workers.spot + workers.on_demand) * self.fleet.tokens_per_second,
             waiting: core::array::from_fn(|class| self.queues[class].len() as u64),
-            eta: self.policy.promises().then(|| (told.eta_50.as_secs_f64(), told.eta_95.as_secs_f64())),
+            eta: self.policy.promises().then_some((told.eta_50.as_secs_f64(), told.eta_95.as_secs_f64())),
             connected: flow.connected,
             tier: self.standing.tier(now).number(),
         });

@@ -262,7 +262,8 @@ fn trace(file: &Path, names: &mut Vec<String>) -> Result<Source, InvalidScenario
     };
     let [input, output, class, tenant, count] =
         ["input_tokens", "output_tokens", "class", "tenant", "requests"].map(place);
-    let (mut requests, mut steps): (Vec<(Moment, Known)>, Vec<(f64, f64, Known)>) = (Vec::new(), Vec::new());
+    let mut requests: Vec<(Moment, Known)> = Vec::new();
+    let mut steps: Vec<(f64, f64, Known)> = Vec::new();
     for (at, line) in lines.enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let fields: Vec<&str> = line.split(',').map(str::trim).collect();
         let number = |place: Option<usize>| -> Result<Option<f64>, InvalidScenario> {

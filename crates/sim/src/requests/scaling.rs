@@ -141,7 +141,8 @@ impl Scaler {
         let step = self.forecaster.step().duration();
         let begin = now.timestamp().before(step);
         if self.kind == Kind::AwsLike {
-            let hour = usize::try_from((now.secs() as u64).saturating_sub(1) / 3600).unwrap_or(0);
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "hours of a simulation")]
+            let hour = ((now.secs() - 1.0).max(0.0) / 3600.0) as usize;
             self.hours.resize(hour + 1, 0.0);
             self.hours[hour] += tokens;
         }
@@ -225,7 +226,7 @@ impl Scaler {
     fn predict(&mut self, now: Moment) {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "hours of a simulation")]
         let hour = (now.secs() / 3600.0) as usize;
-        if hour < 24 || hour % 6 != 0 || self.predicted.len() >= hour + 24 || self.hours.len() < hour {
+        if hour < 24 || !hour.is_multiple_of(6) || self.predicted.len() >= hour + 24 || self.hours.len() < hour {
             return;
         }
         let Ok(step) = Step::new(3600) else { return };
