@@ -9,6 +9,7 @@ pub mod admission;
 pub mod attempt;
 pub mod batch;
 pub mod breaker;
+pub mod bytes;
 pub mod cache;
 pub mod calendar;
 pub mod classes;

@@ -40,7 +40,7 @@ fn market() -> Vec<Offering> {
 }
 
 const LIMITS: Limits =
-    Limits { least_workers: 0, most_workers: 40, most_on_demand: 10, usd_micros_per_hour: 30_000_000 };
+    Limits { least_workers: 0, most_workers: 40, most_on_demand: 10, usd_micros_per_hour: 30_000_000, calm: CALM };
 
 /// A pool whose plans are carried out at once.
 struct Pool {
@@ -281,7 +281,7 @@ proptest! {
         }).collect();
         let limits = Limits {
             least_workers: limits.0.min(limits.1), most_workers: limits.1, most_on_demand: limits.2,
-            usd_micros_per_hour: limits.3,
+            usd_micros_per_hour: limits.3, calm: CALM,
         };
         let mut pool = Pool { offerings, instances, memory: Memory::default(), limits, named: 0 };
         let mut now = NOW;

@@ -17,6 +17,7 @@ pub mod degradation;
 mod door;
 mod error;
 mod files;
+mod gather;
 mod kept;
 pub mod outward;
 pub mod ports;
@@ -32,6 +33,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use penstock_policy::degrade::Standing;
+use penstock_policy::forecast::LocalTime;
 use penstock_policy::gcra::{Bucket, Limit};
 use penstock_policy::id::{KeyId, Nonce, PoolId, TenantId, UpstreamId};
 use penstock_policy::learned::Seen;
@@ -42,13 +44,16 @@ use admission::debts::Debts;
 use cached::Cached;
 use config::Timing;
 use control::breaker::Slots;
+use control::fleet::Fleet;
 use degradation::health::Health;
 use degradation::outside::Door;
 use degradation::upstreams::Outside;
+use gather::Gather;
 use kept::memory::Memory;
 use ports::{
-    Answers, Attempts, Blobs, Board, BucketKey, Clock, Control, Courier, Entropy, Erasure, Jobs, KeyRecord, Levels,
-    Limits, Markers, Parking, Pool, PortError, PortResult, Queue, Shelf, ShelfId, Spawner, Tally, Tenant, Tokens,
+    Answers, Attempts, Blobs, Board, BucketKey, Clock, Control, Courier, Entropy, Erasure, FleetExecutor, Jobs,
+    KeyRecord, Levels, Limits, Markers, Parking, Pool, PortError, PortResult, Queue, Shelf, ShelfId, Spawner, Tally,
+    Tenant, Tokens,
 };
 use telemetry::spans::{Tracer, Untraced};
 use telemetry::{Meter, Silent};
@@ -106,6 +111,7 @@ pub struct Service {
     memory: Memory,
     arrears: Arrears,
     debts: Debts,
+    gather: Gather,
     health: Health,
     /// The upstreams that may be asked, by name.
     doors: BTreeMap<UpstreamId, Arc<Door>>,
@@ -120,6 +126,8 @@ pub struct Service {
     tracer: Arc<dyn Tracer>,
     /// Who brings webhooks, if this process delivers any.
     courier: Option<Arc<dyn Courier>>,
+    /// What runs the fleets of pools, if this process does.
+    fleet: Option<Fleet>,
 }
 
 struct Caches {
@@ -162,7 +170,8 @@ impl Service {
             ramps: Cached::new(),
             seen: Cached::new(),
         };
-        let health = Health::new(ports.clone());
+        let gather = Gather::new(ports.clone());
+        let health = Health::new(ports.clone(), gather.clone());
         let drawn = ports.entropy.draw();
         let place = u16::try_from(drawn >> 112).unwrap_or_default();
         let serial = u32::try_from((drawn >> 64) & 0xffff_ffff).unwrap_or_default();
@@ -174,6 +183,7 @@ impl Service {
             memory: Memory::new(MEMORY_BYTES),
             arrears: Arrears::default(),
             debts: Debts::default(),
+            gather,
             health,
             doors: BTreeMap::new(),
             tokens: None,
@@ -183,6 +193,7 @@ impl Service {
             meter: Arc::new(Silent),
             tracer: Arc::new(Untraced),
             courier: None,
+            fleet: None,
         }
     }
 
@@ -215,6 +226,12 @@ impl Service {
     #[must_use]
     pub fn with_tokens(self, tokens: Option<Arc<dyn Tokens>>) -> Self {
         Self { tokens, ..self }
+    }
+
+    /// The same, running the fleets of pools in its control ticks: the executor's, by the users' local time.
+    #[must_use]
+    pub fn with_fleet(self, executor: Arc<dyn FleetExecutor>, local: LocalTime) -> Self {
+        Self { fleet: Some(Fleet::new(executor, local)), ..self }
     }
 
     /// The ports, for compositions that set records up.

@@ -19,12 +19,14 @@ pub mod trace;
 
 mod adversary;
 mod engine;
+mod fleet;
 mod kernel;
 mod upstream;
 mod world;
 
 pub use adversary::{Adversary, Fault, Plan, Side};
 pub use engine::{BAD_PROMPT, Faults, Runs, ScriptedEngine, answer_to, choice_of, vector_of};
+pub use fleet::{Make, NOTICE, ScriptedFleet};
 pub use kernel::{Group, Kernel};
 pub use upstream::{Play, ScriptedUpstream};
 pub use world::World;

@@ -314,6 +314,7 @@ impl Fleet<'_> {
             most_workers: 4 * self.needed,
             most_on_demand: self.needed,
             usd_micros_per_hour: u64::MAX,
+            calm: penstock_policy::fleet::CALM,
         };
         let plan = plan(&observed, &self.memory, &limits, moment(at));
         self.memory = plan.memory;

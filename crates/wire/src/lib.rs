@@ -11,6 +11,7 @@ pub mod embeddings;
 pub mod error;
 pub mod explain;
 pub mod files;
+pub mod fleet;
 pub mod job;
 pub mod models;
 #[cfg(feature = "openapi")]

@@ -35,6 +35,17 @@ pub struct Backlog {
     pub due: Option<Timestamp>,
 }
 
+/// How many jobs of each class wait, where `depths` wait or run and `running` sequences run: better classes run first.
+#[must_use]
+pub fn waiting(depths: [u64; 4], running: u64) -> [u64; 4] {
+    let mut running = running;
+    depths.map(|depth| {
+        let runs = running.min(depth);
+        running -= runs;
+        depth - runs
+    })
+}
+
 /// What is known of a pool's load.
 #[derive(Clone, Debug)]
 pub struct Load<'a> {

@@ -13,11 +13,16 @@
 //! request is reason enough for one worker; a clock that steps back makes waits longer, never steps twice; launches that
 //! never come stop counting after three times their usual lead.
 
+pub mod autoscaler;
 pub mod demand;
+pub mod flight;
 pub mod offering;
+pub mod orders;
 mod placement;
 pub mod report;
+pub mod roll;
 pub mod score;
+mod state;
 pub mod tuning;
 
 use core::time::Duration;
@@ -31,7 +36,7 @@ use placement::{Gap, Room, fill, surplus};
 use report::{DrainReason, LaunchReason, Short, Step};
 use tuning::Choice;
 
-/// Scale-in waits until less has been needed for so long; so does scaling to zero.
+/// Scale-in usually waits until less has been needed for so long; so does scaling to zero.
 pub const CALM: Duration = Duration::from_secs(900);
 
 /// On demand stands in when spot has been short for so long.
@@ -62,6 +67,8 @@ pub struct Limits {
     pub most_on_demand: u32,
     /// What all of them may cost an hour.
     pub usd_micros_per_hour: u64,
+    /// How long less must have been needed before a worker goes, usually [`CALM`].
+    pub calm: Duration,
 }
 
 /// What a plan is made from.
@@ -119,7 +126,7 @@ pub fn plan(observed: &Observed<'_>, memory: &Memory, limits: &Limits, now: Time
     let standing = Standing::of(observed, now);
     let need = need(&observed.load, observed.choice, observed.lead, standing.total(), now);
     let mut memory = memory.clone();
-    let target = target(observed, &need, &mut memory, &standing, now);
+    let target = target(observed, &need, &mut memory, &standing, limits.calm, now);
     memory.rise = window(memory.rise, RISE_WINDOW, standing.total(), now);
     let fall = window(memory.fall, FALL_WINDOW, standing.total(), now);
     // Measured from the most that stood: what came meanwhile does not let another worker go each time.
@@ -198,17 +205,18 @@ fn target(
     need: &Need,
     memory: &mut Memory,
     standing: &Standing<'_>,
+    calm: Duration,
     now: Timestamp,
 ) -> Target {
     let here = observed.load.tokens_per_second > 0.0 || need.backlog.iter().any(|waits| *waits > 0.0);
     if here || memory.busy.is_none() {
         memory.busy = Some(now);
     }
-    memory.needed.retain(|(at, _)| now.since(*at) < CALM && *at < now);
+    memory.needed.retain(|(at, _)| now.since(*at) < calm && *at < now);
     memory.needed.push((now, need.total()));
     let units = || observed.offerings.iter().map(|offering| offering.tokens_per_second).filter(|units| *units > 0.0);
     let (smallest, largest) = (units().fold(f64::INFINITY, f64::min), units().fold(0.0, f64::max));
-    let quiet = memory.busy.is_none_or(|busy| now.since(busy) >= CALM);
+    let quiet = memory.busy.is_none_or(|busy| now.since(busy) >= calm);
     // A forecast of next to nothing is nothing: a tenth of the smallest worker.
     if quiet && need.total() < 0.1 * smallest {
         return Target { units: 0.0, wanted: 0.0, idle: true };

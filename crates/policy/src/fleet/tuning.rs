@@ -22,8 +22,8 @@ pub const UTILISATIONS: [f64; 12] = [0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0
 /// One choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
-    quantile: usize,
-    utilisation: usize,
+    pub(super) quantile: usize,
+    pub(super) utilisation: usize,
 }
 
 impl Choice {
@@ -62,24 +62,24 @@ pub struct Terms {
 /// Every choice in the shadow.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tuner {
-    terms: Terms,
-    by_quantile: Vec<Held>,
-    by_utilisation: Vec<Held>,
-    needed: Held,
+    pub(super) terms: Terms,
+    pub(super) by_quantile: Vec<Held>,
+    pub(super) by_utilisation: Vec<Held>,
+    pub(super) needed: Held,
     /// Units each pair had in the last step; row by quantile.
-    units: Vec<f64>,
-    bought: Vec<f64>,
-    above: Vec<f64>,
-    load: f64,
-    need: f64,
-    seen_steps: usize,
-    choice: Choice,
+    pub(super) units: Vec<f64>,
+    pub(super) bought: Vec<f64>,
+    pub(super) above: Vec<f64>,
+    pub(super) load: f64,
+    pub(super) need: f64,
+    pub(super) seen_steps: usize,
+    pub(super) choice: Choice,
 }
 
 /// What was asked for lately: some of it is still coming, some is still kept.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Held {
-    asked: VecDeque<f64>,
+pub(super) struct Held {
+    pub(super) asked: VecDeque<f64>,
 }
 
 impl Held {

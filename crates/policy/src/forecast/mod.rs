@@ -27,11 +27,11 @@ mod step;
 pub use local::LocalTime;
 pub use quantile::QUANTILES;
 pub use ring::{DAYS, Load};
-pub use state::Undecodable;
 pub use step::{BUCKETS, InvalidStep, Step};
 
 use std::collections::VecDeque;
 
+pub use crate::bytes::Undecodable;
 use crate::time::Timestamp;
 
 use combine::Errors;

@@ -6,36 +6,16 @@
 //! hours (u32) and for each the number of errors (u32) and the errors (i16); the number of remembered hours (u32) and for
 //! each its weights (6 x 7 f64) and bounds (6 x 8 f64).
 
-use core::fmt;
 use std::collections::VecDeque;
 
 use super::combine::Errors;
 use super::quantile::{Residuals, WINDOW_HOURS};
 use super::ring::{Ring, pack, unpack};
-use super::{BUCKETS, Forecaster, Hour, REMEMBERED_HOURS, Step};
+use super::{BUCKETS, Basis, Forecast, Forecaster, Hour, REMEMBERED_HOURS, Step};
+use crate::bytes::{Reader, Undecodable, put_floats, put_int, put_len};
 
 /// The version that is written.
 const VERSION: u8 = 1;
-
-/// Why stored bytes are no forecaster. Start a new one: it forecasts from the first hour on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Undecodable {
-    /// Another version wrote them.
-    Version(u8),
-    /// They end too early, or say what cannot be.
-    Malformed,
-}
-
-impl fmt::Display for Undecodable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Version(version) => write!(f, "the forecaster was stored in version {version}, not {VERSION}"),
-            Self::Malformed => write!(f, "the stored forecaster is malformed"),
-        }
-    }
-}
-
-impl core::error::Error for Undecodable {}
 
 impl Forecaster {
     /// The bytes to store.
@@ -74,8 +54,7 @@ impl Forecaster {
         }
         put_len(&mut out, self.hours.len());
         for hour in &self.hours {
-            hour.weights.iter().for_each(|weights| put_floats(&mut out, weights));
-            hour.z.iter().for_each(|z| put_floats(&mut out, z));
+            hour.put(&mut out);
         }
         out
     }
@@ -85,13 +64,9 @@ impl Forecaster {
     /// # Errors
     /// [`Undecodable`]: the bytes are of another version or damaged.
     pub fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
-        let mut from = Reader(bytes);
-        let [version] = from.take()?;
-        if version != VERSION {
-            return Err(Undecodable::Version(version));
-        }
+        let mut from = Reader::of(bytes, VERSION)?;
         let step = Step::new(u32::from_le_bytes(from.take()?)).map_err(|_| Undecodable::Malformed)?;
-        let begin = i64::from_le_bytes(from.take()?);
+        let begin = from.int()?;
         let mut raw = Vec::new();
         for _ in 0..from.len()? {
             raw.push(unpack(u16::from_le_bytes(from.take()?)));
@@ -106,67 +81,77 @@ impl Forecaster {
         for bucket in 0..BUCKETS {
             let (sums, [count]) = (from.floats()?, from.floats()?);
             forecaster.errors[bucket] = Errors { sums, count };
-            forecaster.residuals[bucket] = Residuals { levels: from.floats()?, hours: from.residuals()? };
+            forecaster.residuals[bucket] = Residuals { levels: from.floats()?, hours: residuals(&mut from)? };
         }
         for _ in 0..from.at_most(REMEMBERED_HOURS)? {
-            let mut hour = Hour { weights: [[0.0; 7]; BUCKETS], z: [[0.0; 8]; BUCKETS] };
-            for weights in &mut hour.weights {
-                *weights = from.floats()?;
-            }
-            for z in &mut hour.z {
-                *z = from.floats()?;
-            }
-            forecaster.hours.push_back(hour);
+            forecaster.hours.push_back(Hour::from(&mut from)?);
         }
-        if from.0.is_empty() { Ok(forecaster) } else { Err(Undecodable::Malformed) }
+        from.end()?;
+        Ok(forecaster)
     }
 }
 
-fn put_len(out: &mut Vec<u8>, len: usize) {
-    out.extend(u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
+impl Hour {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.weights.iter().for_each(|weights| put_floats(out, weights));
+        self.z.iter().for_each(|z| put_floats(out, z));
+    }
+
+    fn from(from: &mut Reader<'_>) -> Result<Self, Undecodable> {
+        let mut hour = Self { weights: [[0.0; 7]; BUCKETS], z: [[0.0; 8]; BUCKETS] };
+        for weights in &mut hour.weights {
+            *weights = from.floats()?;
+        }
+        for z in &mut hour.z {
+            *z = from.floats()?;
+        }
+        Ok(hour)
+    }
 }
 
-fn put_floats(out: &mut Vec<u8>, floats: &[f64]) {
-    out.extend(floats.iter().flat_map(|float| float.to_le_bytes()));
+impl Forecast {
+    /// Its bytes, as part of a larger whole: step (u32), first step (i64), what it rests on (1 byte), the points, the
+    /// level, weights and bounds.
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        put_len(out, usize::try_from(self.step.secs()).unwrap_or(0));
+        put_int(out, self.origin);
+        out.push(match self.basis {
+            Basis::Nothing => 0,
+            Basis::FirstDay => 1,
+            Basis::Experts => 2,
+        });
+        put_len(out, self.points.len());
+        put_floats(out, &self.points);
+        put_floats(out, &[self.level]);
+        self.hour.put(out);
+    }
+
+    /// What [`Forecast::put`] wrote.
+    pub(crate) fn from_bytes(from: &mut Reader<'_>) -> Result<Self, Undecodable> {
+        let step = Step::new(u32::from_le_bytes(from.take()?)).map_err(|_| Undecodable::Malformed)?;
+        let origin = from.int()?;
+        let basis = match from.take()? {
+            [0] => Basis::Nothing,
+            [1] => Basis::FirstDay,
+            [2] => Basis::Experts,
+            [_] => return Err(Undecodable::Malformed),
+        };
+        let mut points = Vec::new();
+        for _ in 0..from.at_most(usize::try_from(step.per_day()).unwrap_or(0))? {
+            points.push(from.float()?);
+        }
+        Ok(Self { step, origin, basis, points, level: from.float()?, hour: Hour::from(from)? })
+    }
 }
 
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], Undecodable> {
-        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(Undecodable::Malformed)?;
-        self.0 = rest;
-        Ok(*taken)
-    }
-
-    fn len(&mut self) -> Result<usize, Undecodable> {
-        usize::try_from(u32::from_le_bytes(self.take()?)).map_err(|_| Undecodable::Malformed)
-    }
-
-    fn at_most(&mut self, most: usize) -> Result<usize, Undecodable> {
-        self.len().and_then(|len| if len <= most { Ok(len) } else { Err(Undecodable::Malformed) })
-    }
-
-    fn floats<const N: usize>(&mut self) -> Result<[f64; N], Undecodable> {
-        let mut floats = [0.0; N];
-        for float in &mut floats {
-            *float = f64::from_le_bytes(self.take()?);
-            if !float.is_finite() {
-                return Err(Undecodable::Malformed);
-            }
+fn residuals(from: &mut Reader<'_>) -> Result<VecDeque<Vec<i16>>, Undecodable> {
+    let mut hours = VecDeque::new();
+    for _ in 0..from.at_most(WINDOW_HOURS)? {
+        let mut hour = Vec::new();
+        for _ in 0..from.at_most(usize::from(u8::MAX))? {
+            hour.push(i16::from_le_bytes(from.take()?));
         }
-        Ok(floats)
+        hours.push_back(hour);
     }
-
-    fn residuals(&mut self) -> Result<VecDeque<Vec<i16>>, Undecodable> {
-        let mut hours = VecDeque::new();
-        for _ in 0..self.at_most(WINDOW_HOURS)? {
-            let mut hour = Vec::new();
-            for _ in 0..self.at_most(usize::from(u8::MAX))? {
-                hour.push(i16::from_le_bytes(self.take()?));
-            }
-            hours.push_back(hour);
-        }
-        Ok(hours)
-    }
+    Ok(hours)
 }

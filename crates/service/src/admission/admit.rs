@@ -142,7 +142,12 @@ impl Service {
         let refuse = |refusal: &Refusal| Err(refused(tenant, refusal, draft.spec.estimated_tokens, now));
         let (promise, berth) = match decide(&gathered, draft, now) {
             Decision::Accept { promise, berth, .. } => (promise, berth),
-            Decision::Refuse(refusal) => return refuse(&refusal),
+            Decision::Refuse(refusal) => {
+                if !refusal.why.is_tenants() {
+                    self.count_offered(draft, now);
+                }
+                return refuse(&refusal);
+            }
             // Asked about a request of which nothing is known, at a pool that computes it.
             Decision::Serve(_) | Decision::Join(_) | Decision::Degrade(_) => return Err(ApiError::internal()),
         };
@@ -151,6 +156,13 @@ impl Service {
             Err(refusal) => return refuse(&refusal),
         };
         let tried = self.take_and_send(tenant, draft, &gathered, (promise, berth), &held, marker, now).await;
+        match &tried {
+            Ok(Tried::Ours(_) | Tried::Booked(_) | Tried::Refused { key: BucketKey::VirtualQueue { .. }, .. }) => {
+                self.count_offered(draft, now);
+            }
+            // Its tenant has no more room, it waits for another's job, or the store failed and the client tries again.
+            Ok(Tried::Held | Tried::Refused { .. }) | Err(_) => {}
+        }
         match tried {
             Ok(Tried::Ours(admission)) => {
                 self.count_for_ramp(tenant, now).await;

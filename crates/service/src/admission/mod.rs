@@ -7,6 +7,7 @@ pub(crate) mod debts;
 pub(crate) mod draft;
 pub(crate) mod limits;
 pub(crate) mod obtain;
+pub(crate) mod offered;
 pub(crate) mod parking;
 pub(crate) mod rates;
 pub(crate) mod returning;

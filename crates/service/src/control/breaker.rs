@@ -14,11 +14,9 @@ use penstock_policy::time::Timestamp;
 
 use crate::Service;
 use crate::degradation::health::{begin_of, key_of, read, slot_of};
+use crate::gather::SETTLED_AFTER;
 use crate::ports::{PortResult, WorkerRecord};
 use crate::telemetry::{Label, Metric};
-
-/// After its end a slot is added to for as long as counts are gathered, and a little longer on a slow store.
-const SETTLED_AFTER: Duration = Duration::from_secs(20);
 
 /// How long a worker that has not signed off is remembered as lost.
 const REMEMBERED: Duration = Duration::from_secs(600);

@@ -5,6 +5,7 @@
 //! every few seconds of that minute while there is anything to do.
 
 pub(crate) mod breaker;
+pub(crate) mod fleet;
 mod publish;
 mod release;
 
@@ -47,8 +48,13 @@ impl Service {
         self.meter.record(&[], &[(Metric::ControlTicks, 1.0)]);
         let mut ticked = Ticked::Idle;
         for pool in self.pools(now).await?.iter() {
-            if self.publish(pool, now).await? {
+            let (is_busy, waits) = self.publish(pool, now).await?;
+            if is_busy {
                 ticked = Ticked::Busy;
+            }
+            // A fleet that cannot be looked at keeps no other pool from being published.
+            if let Err(error) = self.tick_fleet(pool, &waits, now).await {
+                tracing::warn!(pool = %pool.id, %error, "a fleet's tick did not finish");
             }
         }
         Ok(ticked)

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::Service;
 use crate::admission::rates::{ASSUMED_RATE, ASSUMED_SLOTS, key_of, rates_text, usual_job_tokens};
 use crate::admission::returning::queue_key;
+use crate::control::fleet::Waits;
 use crate::ports::{BoardKey, Counts, Pool, PortResult, QueueId, Reservation, WorkerRecord};
 use crate::telemetry::{Label, Metric};
 use crate::worker::learning::{ends_key, error_from, span_of};
@@ -58,8 +59,8 @@ pub(crate) fn memory_key(pool: &Pool) -> BoardKey {
 }
 
 impl Service {
-    /// Publishes a pool's rates; says whether the pool has anything to do.
-    pub(crate) async fn publish(&self, pool: &Pool, now: Timestamp) -> PortResult<bool> {
+    /// Publishes a pool's rates; says whether the pool has anything to do, and what waits.
+    pub(crate) async fn publish(&self, pool: &Pool, now: Timestamp) -> PortResult<(bool, Waits)> {
         let key = memory_key(pool);
         let found = self.ports.board.read(&key).await?;
         let version = found.as_ref().map(|posted| posted.version);
@@ -88,7 +89,9 @@ impl Service {
         let replaces = self.ports.board.read(&place).await?.map(|posted| posted.version);
         let _ = self.ports.board.post(&place, &rates_text(&rates), replaces, self.nonce()).await?;
         self.release_parked(pool, &rates, queued, park, now).await?;
-        Ok(waiting > 0 || !workers.is_empty() || parked.iter().any(|tokens| *tokens > 0.0))
+        let job_tokens = Class::ALL.map(|class| memory.job_tokens(class).unwrap_or(rates.pace.mean_job_tokens));
+        let is_busy = waiting > 0 || !workers.is_empty() || parked.iter().any(|tokens| *tokens > 0.0);
+        Ok((is_busy, Waits { depths, job_tokens, parked }))
     }
 
     fn measure_pool(&self, pool: &Pool, rates: &Rates, depths: [u64; 4], workers: &[WorkerRecord]) {
@@ -208,6 +211,12 @@ impl Memory {
         Class::ALL.map(|class| self.sum(&format!("est{}", class.index()))).iter().sum()
     }
 
+    /// What a job of a class is estimated to be, if any has ended lately.
+    fn job_tokens(&self, class: Class) -> Option<f64> {
+        let jobs = self.sum(&format!("n{}", class.index()));
+        (jobs > 0.0).then(|| self.sum(&format!("est{}", class.index())) / jobs)
+    }
+
     fn boot_p90(&self) -> Duration {
         let mut boots = self.boots.clone();
         boots.sort_unstable();
@@ -220,10 +229,7 @@ impl Memory {
 
     /// Tokens in the queues, class by class, by the number of their messages.
     fn queued(&self, pace: &Pace, depths: [u64; 4]) -> [f64; 4] {
-        let mean = Class::ALL.map(|class| {
-            let jobs = self.sum(&format!("n{}", class.index()));
-            if jobs > 0.0 { self.sum(&format!("est{}", class.index())) / jobs } else { pace.mean_job_tokens }
-        });
+        let mean = Class::ALL.map(|class| self.job_tokens(class).unwrap_or(pace.mean_job_tokens));
         rates::ahead(depths, mean, pace)
     }
 

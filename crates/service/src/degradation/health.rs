@@ -1,26 +1,20 @@
 //! How a pool fares, counted by everybody who sees one of its jobs begin or end, in slots of ten seconds.
 //!
-//! Counts are gathered in memory and added to the shared tally once in a few seconds: a thousand jobs a second cost one
-//! write every five. What a process that dies had not added is lost, which changes a share by little.
+//! Counts are gathered before they are added to the shared tally (`crate::gather`).
 //!
 //! What counts as an error: a job that ended as our failure, and each attempt that came to nothing (an engine's fault, a
 //! lease that lapsed), counted by the next worker that claims the job, since of a worker that died nobody else can
 //! tell. What does not: the client's mistakes, cancelling, work handed back on purpose, refusals at the door.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use penstock_policy::degrade::{self, SLOT};
-use penstock_policy::id::{Nonce, PoolId};
+use penstock_policy::id::PoolId;
 use penstock_policy::time::Timestamp;
 
 use crate::Ports;
+use crate::gather::Gather;
 use crate::ports::{Counts, TallyKey};
-
-/// How long counts are gathered.
-const GATHER: Duration = Duration::from_secs(5);
 
 /// How long a slot is kept, for those who look back.
 const KEPT: Duration = Duration::from_secs(3600);
@@ -60,80 +54,36 @@ pub(crate) fn key_of(pool: &PoolId, slot: i64) -> TallyKey {
     TallyKey::new("health", pool.as_str(), &slot.to_string())
 }
 
-/// Counts as stored; what is zero is left out.
-pub(crate) fn stored(counts: &degrade::Counts) -> Counts {
-    let named = [
-        ("ok", counts.ok),
-        ("er", counts.errors),
-        ("to", counts.timeouts),
-        ("st", counts.started),
-        ("la", counts.late),
-    ];
-    let some = named.into_iter().filter(|(_, count)| *count > 0);
-    some.map(|(name, count)| (name.to_owned(), i64::try_from(count).unwrap_or(i64::MAX))).collect()
-}
-
 /// Counts as read.
 pub(crate) fn read(stored: &Counts) -> degrade::Counts {
     let of = |name: &str| stored.get(name).and_then(|count| u64::try_from(*count).ok()).unwrap_or(0);
     degrade::Counts { ok: of("ok"), errors: of("er"), timeouts: of("to"), started: of("st"), late: of("la") }
 }
 
-#[derive(Default)]
-struct Gathered {
-    slots: BTreeMap<(PoolId, i64), degrade::Counts>,
-    /// A task is on its way that will add them.
-    awaited: bool,
-}
-
-/// Gathers counts. Cheap to clone.
+/// Counts what is seen of jobs.
 #[derive(Clone)]
 pub(crate) struct Health {
     ports: Ports,
-    gathered: Arc<Mutex<Gathered>>,
+    gather: Gather,
 }
 
 impl Health {
-    pub(crate) fn new(ports: Ports) -> Self {
-        Self { ports, gathered: Arc::default() }
+    pub(crate) fn new(ports: Ports, gather: Gather) -> Self {
+        Self { ports, gather }
     }
 
     /// Counts what was seen.
     pub(crate) fn count(&self, pool: &PoolId, seen: Seen) {
         let now = self.ports.clock.now();
-        let one = match seen {
-            Seen::Well => degrade::Counts { ok: 1, ..degrade::Counts::default() },
-            Seen::Failed => degrade::Counts { errors: 1, ..degrade::Counts::default() },
-            Seen::TimedOut => degrade::Counts { timeouts: 1, ..degrade::Counts::default() },
-            Seen::Started { late } => {
-                degrade::Counts { started: 1, late: u64::from(late), ..degrade::Counts::default() }
-            }
+        let names: &[&str] = match seen {
+            Seen::Well => &["ok"],
+            Seen::Failed => &["er"],
+            Seen::TimedOut => &["to"],
+            Seen::Started { late: false } => &["st"],
+            Seen::Started { late: true } => &["st", "la"],
         };
-        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = gathered.slots.entry((pool.clone(), slot_of(now))).or_default();
-        *slot = slot.plus(one);
-        if !std::mem::replace(&mut gathered.awaited, true) {
-            let health = self.clone();
-            let task = async move {
-                health.ports.clock.sleep_until(now.after(GATHER)).await;
-                health.add().await;
-            };
-            self.ports.spawner.spawn(task.boxed());
-        }
-    }
-
-    async fn add(&self) {
-        let slots = {
-            let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-            gathered.awaited = false;
-            std::mem::take(&mut gathered.slots)
-        };
-        for ((pool, slot), counts) in slots {
-            let nonce = Nonce(((self.ports.entropy.draw() >> 64) as u64).max(1));
-            let expires = begin_of(slot).after(KEPT);
-            if let Err(error) = self.ports.tally.add(&key_of(&pool, slot), &stored(&counts), expires, nonce).await {
-                tracing::warn!(%pool, %error, "counts of a pool's health are lost");
-            }
-        }
+        let slot = slot_of(now);
+        let ones = names.iter().map(|name| (*name, 1));
+        self.gather.count(key_of(pool, slot), ones, begin_of(slot).after(KEPT), now);
     }
 }

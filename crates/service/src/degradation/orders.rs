@@ -32,14 +32,22 @@ impl Service {
     /// 404 without such a pool; 400 about an order that is none or has no end.
     pub(crate) async fn give_order(&self, id: &str, given: &OrderGiven) -> Result<StandingShown, ApiError> {
         let now = self.ports.clock.now();
+        let pool = self.pool_named(id, now).await?;
+        let order = read(given, now)?;
+        self.order(&pool.id, order).await?;
+        Ok(shown(&pool, &self.standing_anew(&pool.id).await?, now))
+    }
+
+    /// The pool that the operator names.
+    ///
+    /// # Errors
+    /// 404 without such a pool.
+    pub(crate) async fn pool_named(&self, id: &str, now: Timestamp) -> Result<Pool, ApiError> {
         let pools = self.pools(now).await?;
         let known = || pools.iter().map(|pool| pool.id.as_str()).collect::<Vec<_>>().join(", ");
         let id = PoolId::new(id).ok();
-        let pool =
-            pools.iter().find(|pool| Some(&pool.id) == id.as_ref()).ok_or_else(|| ApiError::no_such_pool(&known()))?;
-        let order = read(given, now)?;
-        self.order(&pool.id, order).await?;
-        Ok(shown(pool, &self.standing_anew(&pool.id).await?, now))
+        let pool = pools.iter().find(|pool| Some(&pool.id) == id.as_ref());
+        pool.cloned().ok_or_else(|| ApiError::no_such_pool(&known()))
     }
 }
 

@@ -69,6 +69,7 @@ pub fn admin_router(service: Arc<Service>, key: &OperatorKey) -> Router {
         .route("/admin/v1/jobs/{id}/explain", get(explain))
         .route("/admin/v1/pools/standing", get(list_standings))
         .route("/admin/v1/pools/{id}/order", put(give_order))
+        .route("/admin/v1/pools/{id}/fleet", get(show_fleet))
         .layer(axum::extract::DefaultBodyLimit::max(MOST_BODY_BYTES))
         .layer(axum::middleware::from_fn_with_state(expected, check))
         .with_state(service)
@@ -157,6 +158,10 @@ async fn list_standings(State(service): App) -> Result<Response, ApiError> {
 
 async fn give_order(State(service): App, Path(id): Path<String>, body: Bytes) -> Result<Response, ApiError> {
     Ok(json(&service.give_order(&id, &read(&body)?).await?))
+}
+
+async fn show_fleet(State(service): App, Path(id): Path<String>) -> Result<Response, ApiError> {
+    Ok(json(&service.fleet_log(&id).await?))
 }
 
 async fn erase(State(service): App, Path(id): Path<String>, body: Bytes) -> Result<Response, ApiError> {

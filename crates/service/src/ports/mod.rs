@@ -17,6 +17,7 @@ mod courier;
 mod embedding;
 mod engine;
 mod erasure;
+mod fleet;
 mod generation;
 mod holds;
 mod jobs;
@@ -40,6 +41,7 @@ pub use courier::{Courier, Letter, Undelivered};
 pub use embedding::{Assignment, Embedded, Embedding, Texts, VectorPlace, Vectors};
 pub use engine::{Engine, EngineFault, EngineInfo, Sequence, TokenEvent, TokenStream};
 pub use erasure::{Erasure, Forget, Page};
+pub use fleet::{FleetExecutor, FleetSight};
 pub use generation::{Generation, Sampling};
 pub use holds::{Held, HoldClaim, HoldEntry, HoldKey, HoldName, Holding};
 pub use jobs::{

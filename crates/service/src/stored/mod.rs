@@ -2,6 +2,7 @@
 
 pub mod chunk;
 pub mod control;
+pub mod flight;
 pub mod message;
 pub mod record;
 pub mod story;

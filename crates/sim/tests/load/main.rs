@@ -1,5 +1,5 @@
 //! Load on the whole service in virtual time: whether promises are kept, whether whoever obeys a refusal is served, whether
-//! one tenant can crowd out another.
+//! one tenant can crowd out another, whether a fleet follows the load.
 //!
 //! Figures are printed; run with `--nocapture` to see them. Each scenario is one seed, so its figures repeat exactly.
 #![expect(
@@ -12,4 +12,5 @@
 
 mod clients;
 mod fairness;
+mod fleet;
 mod promises;
