@@ -110,7 +110,8 @@ async fn what_is_refused_before_any_handler_has_the_same_body_as_any_other_error
 }
 
 /// The words of `error.rs` that are no codes: types, and names of fields.
-const NO_CODES: [&str; 11] = [
+const NO_CODES: [&str; 12] = [
+    "batch_id",
     "authentication_error",
     "insufficient_quota",
     "invalid_request_error",

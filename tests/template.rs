@@ -179,7 +179,7 @@ fn routes(router: &str, name: &str) -> BTreeSet<(String, String)> {
 }
 
 /// The functions that a schedule calls, not the API.
-const SCHEDULED: [&str; 1] = ["control"];
+const SCHEDULED: [&str; 2] = ["control", "split"];
 
 #[test]
 fn what_no_client_calls_is_called_by_a_schedule_that_outlives_no_call() {

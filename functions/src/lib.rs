@@ -19,7 +19,7 @@ use penstock_service::telemetry::emf::Emf;
 use penstock_service::telemetry::otlp::Otlp;
 use penstock_service::tokens::TrustedIssuers;
 use penstock_service::webhooks::HttpCourier;
-use penstock_service::{Service, Ticked, guarded};
+use penstock_service::{Lane, Service, Ticked, guarded};
 use tower::ServiceExt;
 
 /// Serves some of the routes as a Lambda function, until Lambda ends the process.
@@ -72,12 +72,42 @@ async fn minute(service: &Arc<Service>) -> PortResult<()> {
         }
         service.evaluate_breakers(now).await?;
         let next = now.after(BUSY_TICK);
-        let errands = service.do_errands(next.min(until)).await?;
+        let errands = service.do_errands(Lane::Short, next.min(until)).await?;
         let comes_soon = errands.next.is_some_and(|due| due <= until);
         if next >= until || (ticked == Ticked::Idle && !comes_soon) {
             return Ok(());
         }
         clock.sleep_until(next).await;
+    }
+}
+
+/// Carries batches on whenever the schedule calls, until Lambda ends the process.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn split() -> Result<(), Error> {
+    let (service, _) = connect(None).await?;
+    let carry = |_: LambdaEvent<serde_json::Value>| {
+        let service = Arc::clone(&service);
+        async move { batches(&service).await.map_err(Error::from) }
+    };
+    lambda_runtime::run(service_fn(carry)).await
+}
+
+/// Carries batches on for the schedule's minute, as long as there are any.
+async fn batches(service: &Arc<Service>) -> PortResult<()> {
+    let clock = &service.ports().clock;
+    let until = clock.now().after(MINUTE);
+    loop {
+        let errands = service.do_errands(Lane::Long, until).await?;
+        match errands.next.filter(|due| *due < until) {
+            // What failed a moment ago is tried again by the next call.
+            Some(due) => clock.sleep_until(due).await,
+            None => return Ok(()),
+        }
+        if clock.now() >= until {
+            return Ok(());
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use penstock_gpu_worker::engine::device::Device;
 
+use crate::batch_command::BatchCommand;
 use crate::models::command::ModelCommand;
 use crate::simulate_command::Simulate;
 use crate::tenant_command::{Place, TenantCommand, parse_time};
@@ -48,6 +49,11 @@ pub(crate) enum Command {
   penstock tenant key revoke acme 9f86d081 --after 24h
   penstock tenant usage acme --from 2026-11-01")]
     Tenant(TenantCommand),
+    /// Send files of requests to be answered within hours, watch them, fetch the answers.
+    #[command(after_help = "Examples:
+  penstock batch submit requests.jsonl --window 4h --watch
+  penstock batch get batch_01JDQ2... --output answers.jsonl --errors errors.jsonl")]
+    Batch(BatchCommand),
     /// Tell why a request went as it did: admission, limits, waiting, claims, tokens, charge.
     #[command(after_help = "Example: penstock explain 01JDQ2...   (the id is in an answer's x-penstock-job-id header)")]
     Explain(Explain),

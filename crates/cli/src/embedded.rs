@@ -30,7 +30,7 @@ use penstock_service::telemetry::spans::{Tracer, Untraced};
 use penstock_service::tokens::TrustedIssuers;
 use penstock_service::tokens::issuer::IssuerConfig;
 use penstock_service::webhooks::HttpCourier;
-use penstock_service::{ApiKey, OperatorKey, Ports, Prepared, Service, guarded};
+use penstock_service::{ApiKey, Lane, OperatorKey, Ports, Prepared, Service, guarded};
 use penstock_sqlite::{DiskBlobs, Durability, Sqlite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -107,7 +107,7 @@ pub(crate) struct Embedded {
     control: JoinHandle<()>,
     /// What sends traces, and its task.
     tracing: Option<(Arc<Otlp>, JoinHandle<()>)>,
-    errands: JoinHandle<()>,
+    errands: [JoinHandle<()>; 2],
     sqlite: Sqlite,
     blobs: DiskBlobs,
     /// Keeps blobs of a system in memory until it has stopped.
@@ -184,7 +184,8 @@ impl Embedded {
         let control = tokio::spawn(async move { ticking.control_loop(CONTROL_TICK).await });
         let sending = otlp.clone().map(|otlp| async move { otlp.flush_every(TRACES_EVERY, &SystemClock).await });
         let tracing = otlp.zip(sending.map(tokio::spawn));
-        let errands = tokio::spawn(Arc::clone(&front).errand_loop(ERRANDS_EVERY));
+        let errands =
+            [Lane::Short, Lane::Long].map(|lane| tokio::spawn(Arc::clone(&front).errand_loop(lane, ERRANDS_EVERY)));
         // A key for each run: nobody who saw an old one can use it.
         let operator = OperatorKey::generate(|| OsEntropy.draw());
         private_file(&operator_key(&folder), &format!("{}\n", operator.expose()))?;
@@ -269,7 +270,7 @@ impl Embedded {
         self.breakers.abort();
         self.workers.stop(DRAIN).await;
         self.control.abort();
-        self.errands.abort();
+        self.errands.iter().for_each(JoinHandle::abort);
         let server = self.server.abort_handle();
         if tokio::time::timeout(HANG_UP, self.server).await.is_err() {
             server.abort();

@@ -94,6 +94,15 @@ pub(crate) enum CliError {
     #[cfg(feature = "aws")]
     #[error("{0}; `--aws` needs what the functions' environment has, see the template's outputs")]
     Config(#[from] penstock_service::config::ConfigError),
+    #[error(
+        "no server runs on {}: start one with `penstock up`, or name another with --url URL --api-key KEY",
+        .0.display()
+    )]
+    NoServer(PathBuf),
+    #[error("the first line of {} names no 'url': is it a file of batch requests? see `penstock batch submit --help`", .0.display())]
+    NoUrl(PathBuf),
+    #[error("the batch's file is no good:\n{0}")]
+    BatchFailed(String),
     #[error("this removes all that is kept of tenant {0} for good: say --yes if it is meant")]
     NotMeant(String),
     #[error("the answer cannot be read: {0}")]

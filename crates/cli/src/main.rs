@@ -1,6 +1,8 @@
 //! The `penstock` command.
 
 mod ask;
+mod batch;
+mod batch_command;
 mod breaker;
 mod command;
 mod desk;
@@ -40,7 +42,9 @@ fn main() -> ExitCode {
     let device = match &cli.command {
         Command::Up(Up { engine, .. }) | Command::Ask(Ask { engine, .. }) => Some(&engine.device),
         Command::Model(command) => command.device(),
-        Command::Tenant(_) | Command::Explain(_) | Command::Breaker(_) | Command::Simulate(_) => None,
+        Command::Batch(_) | Command::Tenant(_) | Command::Explain(_) | Command::Breaker(_) | Command::Simulate(_) => {
+            None
+        }
     };
     if let Some(device) = device
         && let Err(error) = device::show(device, std::env::var_os("CUDA_VISIBLE_DEVICES").as_deref())
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Up(args) => runtime.block_on(up::run(args)),
         Command::Ask(args) => runtime.block_on(ask::run(args)),
+        Command::Batch(args) => runtime.block_on(batch::run(args)),
         Command::Model(args) => runtime.block_on(models::run(args)),
         Command::Tenant(args) => runtime.block_on(tenant::run(args)),
         Command::Explain(args) => runtime.block_on(explain::run(args)),

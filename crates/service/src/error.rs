@@ -100,6 +100,20 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "file_not_found", Some("file_id"), message)
     }
 
+    /// 404 about a batch.
+    pub(crate) fn no_such_batch(id: &str) -> Self {
+        let message = format!("there is no batch '{id}'; batches are remembered for 30 days after their end");
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "batch_not_found", Some("batch_id"), message)
+    }
+
+    /// 409 about a batch that is over.
+    pub(crate) fn batch_is_over(status: &str) -> Self {
+        let message = format!("the batch is {status}: there is nothing left to cancel");
+        let error =
+            Self::new(StatusCode::CONFLICT, "invalid_request_error", "batch_is_over", Some("batch_id"), message);
+        Self { should_retry: Some(false), ..error }
+    }
+
     /// 404 about an upload.
     pub(crate) fn no_such_upload(id: &str) -> Self {
         let message = format!("there is no upload '{id}'");

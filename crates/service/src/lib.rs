@@ -10,6 +10,7 @@
 
 mod admission;
 mod agenda;
+mod batches;
 mod cached;
 pub mod config;
 mod control;
@@ -62,7 +63,7 @@ use webhooks::endpoint::Endpoint;
 
 pub use admission::parking::Stall;
 pub use admission::wanted::Wanted;
-pub use agenda::Errands;
+pub use agenda::{Errands, Lane};
 pub use control::{Ticked, TierChange};
 pub use degradation::guarded::guarded;
 pub use door::admin::{OperatorKey, admin_router};

@@ -10,8 +10,8 @@ use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use penstock_policy::id::TenantId;
 use penstock_service::config::Timing;
-use penstock_service::contents_of;
 use penstock_service::ports::{BlobKey, Clock};
+use penstock_service::{Lane, contents_of};
 use penstock_sim::World;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -85,7 +85,7 @@ impl Kept {
         let until = self.world.kernel.now().after(time);
         self.world.kernel.run_until(until, || false);
         let service = Arc::clone(&self.world.service);
-        let done = service.do_errands(until.after(HOUR)).now_or_never().unwrap().unwrap();
+        let done = service.do_errands(Lane::Short, until.after(HOUR)).now_or_never().unwrap().unwrap();
         assert_eq!(done.failed, 0);
     }
 
@@ -191,7 +191,8 @@ fn forms_that_make_no_file_are_refused_and_leave_nothing_behind() {
     assert_eq!((status, &refused["error"]["code"]), (StatusCode::BAD_REQUEST, &json!("invalid_body")));
     assert_eq!(kept.get("/v1/files").1["data"], json!([]));
     kept.pass(HOUR * 3);
-    let next = kept.world.service.do_errands(kept.world.kernel.now()).now_or_never().unwrap().unwrap().next;
+    let next =
+        kept.world.service.do_errands(Lane::Short, kept.world.kernel.now()).now_or_never().unwrap().unwrap().next;
     assert_eq!(next, None, "what was written is looked after once and then forgotten");
 }
 

@@ -12,7 +12,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use penstock_service::config::Timing;
 use penstock_service::ports::{Clock, Courier, Entropy, Letter, Undelivered};
-use penstock_service::{OperatorKey, Service, admin_router};
+use penstock_service::{Lane, OperatorKey, Service, admin_router};
 use penstock_sim::World;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -52,7 +52,7 @@ impl Told {
         });
         let world = world.unwrap();
         let operator = OperatorKey::generate(|| world.kernel.draw());
-        let errands = Arc::clone(&world.service).errand_loop(Duration::from_secs(5));
+        let errands = Arc::clone(&world.service).errand_loop(Lane::Short, Duration::from_secs(5));
         world.client(errands);
         Self { world, pigeon, operator }
     }

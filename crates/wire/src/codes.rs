@@ -95,6 +95,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
     of_client(404, "model_not_found", "There is no such model; the message lists those there are."),
     of_client(404, "job_not_found", "There is no such job of this tenant."),
     of_client(404, "file_not_found", "There is no such file of this tenant, or it has expired."),
+    of_client(404, "batch_not_found", "There is no such batch of this tenant."),
     of_client(404, "upload_not_found", "There is no such upload of this tenant."),
     of_client(404, "pool_not_found", "There is no such pool."),
     of_client(404, "response_not_found", "There is no such response of this tenant, or it is no longer kept."),
@@ -102,6 +103,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
     of_client(409, "idempotency_key_reuse", "The `Idempotency-Key` was used with another request."),
     of_client(409, "job_cancelled", "The job was cancelled while its answer was waited for."),
     of_client(409, "already_exists", "There is something of that name already."),
+    of_client(409, "batch_is_over", "The batch has ended, so it cannot be cancelled."),
     of_client(409, "upload_closed", "The upload was completed, cancelled, or took longer than an hour."),
     of_client(410, "result_expired", "The result was kept for a while and has been removed."),
     of_client(

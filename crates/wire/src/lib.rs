@@ -4,6 +4,7 @@
 //! a refusal names the field. Answers are written exactly as the stock `openai` clients read them.
 
 pub mod admin;
+pub mod batches;
 pub mod chat;
 pub mod codes;
 pub mod completions;

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
 use penstock_policy::id::TenantId;
 use penstock_policy::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,8 @@ pub(crate) enum Kind {
     Deliver,
     /// Look whether a background response that waits for another request's job has ended.
     Response,
+    /// Carry a batch on.
+    Batch,
 }
 
 impl Kind {
@@ -58,7 +61,34 @@ impl Kind {
             Self::Part => "part",
             Self::Deliver => "deliver",
             Self::Response => "response",
+            Self::Batch => "batch",
         }
+    }
+
+    /// Who does it.
+    const fn lane(self) -> Lane {
+        match self {
+            Self::File | Self::Upload | Self::Part | Self::Deliver | Self::Response => Lane::Short,
+            Self::Batch => Lane::Long,
+        }
+    }
+}
+
+/// Errands that are done beside one another, so that none waits behind one that takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// What takes a moment: a message, a file that has ended.
+    Short,
+    /// What takes many: the lines of a batch.
+    Long,
+}
+
+impl Lane {
+    fn shelf(self) -> ShelfId {
+        ShelfId::of_all(match self {
+            Self::Short => "agenda",
+            Self::Long => "batching",
+        })
     }
 }
 
@@ -104,10 +134,6 @@ pub struct Errands {
     pub next: Option<Timestamp>,
 }
 
-fn agenda() -> ShelfId {
-    ShelfId::of_all("agenda")
-}
-
 fn due(name: &str) -> Timestamp {
     Timestamp::from_millis(name.split('-').next().and_then(|moment| moment.parse().ok()).unwrap_or(0))
 }
@@ -116,19 +142,19 @@ impl Service {
     /// Puts an errand down for `due`. Putting it down twice for the same moment is putting it down once.
     pub(crate) async fn put_down(&self, errand: &Errand, due: Timestamp) -> PortResult<()> {
         // A document of that name is this very errand.
-        self.place(&agenda(), &errand.name(due), errand, None, None).await?;
+        self.place(&errand.kind.lane().shelf(), &errand.name(due), errand, None, None).await?;
         Ok(())
     }
 
-    /// Does what is due, until nothing is or it is `until`.
+    /// Does what is due of a lane, until nothing is or it is `until`.
     ///
     /// # Errors
     /// If the store does not answer. An errand that fails alone holds up no other.
-    pub async fn do_errands(self: &Arc<Self>, until: Timestamp) -> PortResult<Errands> {
-        let mut all = Errands::default();
+    pub async fn do_errands(self: &Arc<Self>, lane: Lane, until: Timestamp) -> PortResult<Errands> {
+        let (mut all, shelf) = (Errands::default(), lane.shelf());
         loop {
             let now = self.ports.clock.now();
-            let found = self.ports.shelf.walk(&agenda(), Order::Rising, None, TOGETHER).await?;
+            let found = self.ports.shelf.walk(&shelf, Order::Rising, None, TOGETHER).await?;
             let (due, later): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| due(&found.name) <= now);
             all.next = later.first().map(|first| self::due(&first.name));
             if due.is_empty() || now >= until {
@@ -138,13 +164,11 @@ impl Service {
             let is_first = |found: &Shelved| seen.insert(found.document.text.clone());
             let (once, twice): (Vec<_>, Vec<_>) = due.into_iter().partition(is_first);
             for found in twice {
-                self.ports.shelf.take_away(&agenda(), &found.name).await?;
+                self.ports.shelf.take_away(&shelf, &found.name).await?;
             }
-            let results: Vec<PortResult<()>> =
-                futures_util::stream::iter(once.into_iter().map(|found| self.do_errand(found, now)))
-                    .buffer_unordered(TOGETHER)
-                    .collect()
-                    .await;
+            let work: Vec<BoxFuture<'_, PortResult<()>>> =
+                once.into_iter().map(|found| self.do_errand(&shelf, found, now, until).boxed()).collect();
+            let results = join_all(work).await;
             for result in results {
                 match result {
                     Ok(()) => all.done += 1,
@@ -157,12 +181,18 @@ impl Service {
         }
     }
 
-    async fn do_errand(self: &Arc<Self>, found: Shelved, now: Timestamp) -> PortResult<()> {
+    async fn do_errand(
+        self: &Arc<Self>,
+        shelf: &ShelfId,
+        found: Shelved,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> PortResult<()> {
         let (errand, tenant) = match Errand::read(&found) {
             Ok(read) => read,
             Err(error) => {
                 // Nobody will ever understand it; it is not to be looked at every second.
-                self.ports.shelf.take_away(&agenda(), &found.name).await?;
+                self.ports.shelf.take_away(shelf, &found.name).await?;
                 return Err(error);
             }
         };
@@ -172,6 +202,7 @@ impl Service {
             Kind::Part => self.tidy_part(&tenant, &errand.subject).await,
             Kind::Deliver => self.deliver(&tenant, &errand.subject, now).await,
             Kind::Response => self.look_at_response(&tenant, &errand.subject, now).await,
+            Kind::Batch => self.carry_on(&tenant, &errand.subject, until).await,
         };
         let (then, failure) = match done {
             Ok(then) => (then, None),
@@ -180,16 +211,16 @@ impl Service {
         if let Then::Again(at) = then {
             self.put_down(&errand, at).await?;
         }
-        self.ports.shelf.take_away(&agenda(), &found.name).await?;
+        self.ports.shelf.take_away(shelf, &found.name).await?;
         failure.map_or(Ok(()), Err)
     }
 
-    /// Does errands for ever, looking every `every`.
-    pub async fn errand_loop(self: Arc<Self>, every: Duration) {
+    /// Does a lane's errands for ever, looking every `every`.
+    pub async fn errand_loop(self: Arc<Self>, lane: Lane, every: Duration) {
         let clock = Arc::clone(&self.ports.clock);
         loop {
             let now = clock.now();
-            if let Err(error) = self.do_errands(now.after(every)).await {
+            if let Err(error) = self.do_errands(lane, now.after(every)).await {
                 tracing::warn!(%error, "errands were not done");
             }
             clock.sleep_until(now.after(every)).await;

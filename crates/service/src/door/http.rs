@@ -22,6 +22,7 @@ use tracing::Instrument;
 use crate::Service;
 use crate::admission::admit::Admission;
 use crate::admission::wanted::Wanted;
+use crate::batches::routes as batches;
 use crate::degradation::fallback::Obtained;
 use crate::door::answering::{Answering, json, whole};
 use crate::door::asked::{self, Asked, TRACE_PARENT};
@@ -76,6 +77,9 @@ fn jobs() -> Router<Arc<Service>> {
         .route("/v1/uploads/{id}/parts", post(files::add_part).layer(DefaultBodyLimit::disable()))
         .route("/v1/uploads/{id}/complete", post(files::complete_upload))
         .route("/v1/uploads/{id}/cancel", post(files::cancel_upload))
+        .route("/v1/batches", post(batches::create).get(batches::list))
+        .route("/v1/batches/{id}", get(batches::show))
+        .route("/v1/batches/{id}/cancel", post(batches::cancel))
         .route("/v1/jobs/{id}", get(job).delete(cancel))
         .route("/v1/jobs/{id}/explain", get(explain))
         .route("/v1/usage", get(usage))

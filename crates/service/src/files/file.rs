@@ -37,6 +37,7 @@ pub(crate) struct StoredFile {
 }
 
 /// What a new file is to be.
+#[derive(Clone)]
 pub(crate) struct NewFile {
     pub(crate) id: String,
     pub(crate) name: String,
@@ -117,6 +118,26 @@ impl Service {
             self.put_down(&Errand::new(Kind::File, tenant, &new.id), expires).await?;
         }
         Ok(file)
+    }
+
+    /// Makes a file what it is to be now, if it was something else before: a batch's answers grow.
+    pub(crate) async fn put_file(&self, tenant: &TenantId, new: NewFile) -> PortResult<()> {
+        loop {
+            let found = self.ports.shelf.find(&shelf(tenant), &new.id).await?;
+            let Some(found) = found else {
+                return self.make_file(tenant, new).await.map(|_| ());
+            };
+            let before = StoredFile::read(&found.text)?;
+            if before.runs == new.runs || before.has_ended(self.ports.clock.now()) {
+                return Ok(());
+            }
+            // The errand that looks after it finds that it ends later.
+            let expires_ms = new.expires.map(Timestamp::as_millis);
+            let grown = StoredFile { runs: new.runs.clone(), expires_ms, ..before };
+            if self.place(&shelf(tenant), &new.id, &grown, Some(found.version), None).await? {
+                return Ok(());
+            }
+        }
     }
 
     /// A tenant's file; `None` if there is none, or it has ended.

@@ -11,6 +11,7 @@ mod operations;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
+use crate::batches::RawBatch;
 use crate::chat::request::RawRequest;
 use crate::codes::{ERROR_CODES, Retry};
 use crate::completions::request::RawCompletion;
@@ -64,6 +65,7 @@ fn schemas() -> Map<String, Value> {
     requests.subschema_for::<RawResponse>();
     requests.subschema_for::<RawEmbeddings<'_>>();
     requests.subschema_for::<RawUpload>();
+    requests.subschema_for::<RawBatch>();
     requests.subschema_for::<files::RawCompletion>();
     requests.subschema_for::<FileForm>();
     requests.subschema_for::<PartForm>();

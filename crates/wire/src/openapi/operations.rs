@@ -3,6 +3,7 @@
 use schemars::Schema;
 use schemars::generate::SchemaGenerator;
 
+use crate::batches::Batch;
 use crate::chat::Completion;
 use crate::completions::TextCompletion;
 use crate::embeddings::EmbeddingList;
@@ -465,6 +466,62 @@ pub(super) const OPERATIONS: &[Operation] = &[
         parameters: &[in_path("id", "The upload.")],
         request: None,
         answers: &[json(SchemaGenerator::subschema_for::<Upload>)],
+        refusals: &[400, 401, 404, 409, 500, 503],
+    },
+    Operation {
+        method: "post",
+        path: "/v1/batches",
+        id: "createBatch",
+        tag: LATER,
+        summary: "Answer a file of requests within 1, 4 or 24 hours",
+        told: "The batch.",
+        needs_key: true,
+        parameters: &[],
+        request: Some(Body::Json("BatchRequest")),
+        answers: &[json(SchemaGenerator::subschema_for::<Batch>)],
+        refusals: ASKING,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/batches",
+        id: "listBatches",
+        tag: LATER,
+        summary: "List the tenant's batches",
+        told: "A page of them.",
+        needs_key: true,
+        parameters: &[
+            in_query("limit", "The most batches of a page.", r#"{"type": "integer", "minimum": 1, "maximum": 100}"#),
+            ORDER,
+            in_query("after", "The last batch of the page before.", r#"{"type": "string"}"#),
+        ],
+        request: None,
+        answers: &[json(SchemaGenerator::subschema_for::<Page<Batch>>)],
+        refusals: LISTING,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/batches/{id}",
+        id: "getBatch",
+        tag: LATER,
+        summary: "Look at a batch",
+        told: "The batch as it stands.",
+        needs_key: true,
+        parameters: &[in_path("id", "The batch.")],
+        request: None,
+        answers: &[json(SchemaGenerator::subschema_for::<Batch>)],
+        refusals: LOOKING,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/batches/{id}/cancel",
+        id: "cancelBatch",
+        tag: LATER,
+        summary: "Cancel a batch; what has ended stays in its files",
+        told: "The batch.",
+        needs_key: true,
+        parameters: &[in_path("id", "The batch.")],
+        request: None,
+        answers: &[json(SchemaGenerator::subschema_for::<Batch>)],
         refusals: &[400, 401, 404, 409, 500, 503],
     },
 ];
