@@ -55,6 +55,25 @@ pub async fn tick() -> Result<(), Error> {
     lambda_runtime::run(service_fn(tick)).await
 }
 
+/// Reconciles whenever the schedule calls, until Lambda ends the process: run after run as long as there is more to do and
+/// the schedule's minute lasts.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn reconcile() -> Result<(), Error> {
+    let (service, _) = connect().await?;
+    let run = |_: LambdaEvent<serde_json::Value>| {
+        let service = Arc::clone(&service);
+        async move {
+            let clock = &service.ports().clock;
+            let until = clock.now().after(MINUTE);
+            while service.reconcile(clock.now()).await?.more && clock.now() < until {}
+            Ok::<(), Error>(())
+        }
+    };
+    lambda_runtime::run(service_fn(run)).await
+}
+
 /// How often a minute in which there is something to do is ticked.
 const BUSY_TICK: Duration = Duration::from_secs(10);
 

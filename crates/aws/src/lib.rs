@@ -19,6 +19,7 @@ mod attempts;
 mod blobs;
 mod board;
 mod calls;
+mod census;
 mod control;
 mod erasure;
 mod error;
@@ -45,7 +46,7 @@ use aws_smithy_http_client::tls;
 
 use penstock_service::Ports;
 use penstock_service::config::Config;
-use penstock_service::ports::{Clock, Entropy, QueueId, Spawner};
+use penstock_service::ports::{Clock, Entropy, Letters, QueueId, Spawner};
 
 pub use calls::CallCounter;
 
@@ -134,7 +135,7 @@ pub struct Aws {
     sqs: aws_sdk_sqs::Client,
     s3: aws_sdk_s3::Client,
     seen: Seen,
-    queue_urls: Mutex<BTreeMap<QueueId, String>>,
+    queue_urls: Mutex<BTreeMap<(QueueId, Letters), String>>,
 }
 
 impl Aws {
@@ -194,6 +195,7 @@ impl Aws {
             limits: Arc::clone(self) as _,
             markers: Arc::clone(self) as _,
             parking: Arc::clone(self) as _,
+            census: Arc::clone(self) as _,
             attempts: Arc::clone(self) as _,
             answers: Arc::clone(self) as _,
             control: Arc::clone(self) as _,

@@ -1,7 +1,7 @@
 //! Parked jobs: an item `J#<id>`, `D` with the request beside the record, and an index of the records in state P.
 //!
-//! The index is sparse: its keys `gp` (`P#<pool>#<class>`) and `gs` (`<tenant>#<due, 15 digits>#<job>`) are attributes of
-//! parked records only, so a job that is never parked costs nothing for it. `tok`, the job's tokens, is projected, so that
+//! Of the index (see `census` for its other part) a parked record has the keys `gp` (`P#<pool>#<class>`) and `gs`
+//! (`<tenant>#<due, 15 digits>#<job>`). `tok`, the job's tokens, is projected, so that
 //! a count reads the index alone. All that is parked for a queue is one partition of the index, which takes 1,000 writes a
 //! second: what parks in bulk meets it as a throttle and goes on at that pace.
 //!
@@ -20,12 +20,12 @@ use penstock_service::ports::{Backlog, BlobKey, JobSpec, Message, Parking, Paylo
 use crate::Aws;
 use crate::error::{DYNAMODB, classify, corrupt};
 use crate::item::{Fields, Item, VERSION, item, n, s};
-use crate::jobs::guard::PARKED;
+use crate::jobs::guard::INDEXED;
 use crate::jobs::{KEPT, record};
 use crate::table::{Repeats, Write, ttl};
 
 /// The index's name.
-pub(crate) const INDEX: &str = "parked";
+pub(crate) const INDEX: &str = "open";
 
 /// The sort key of a parked job's request: behind every chunk's, before the record's.
 pub(crate) const PAYLOAD: &str = "D";
@@ -41,7 +41,7 @@ impl Parking for Aws {
         let mut found: Vec<TenantId> = Vec::new();
         let mut from = after.map_or_else(|| "!".to_owned(), past);
         while found.len() < most.max(1) {
-            let (page, _) = self.page(queue, (&from, "~"), Some(1), None).await?;
+            let (page, _) = self.page(&partition_of(queue), (&from, "~"), Some(1), None).await?;
             let Some(first) = page.first() else { break };
             let tenant = read(first)?.tenant;
             from = past(&tenant);
@@ -57,11 +57,11 @@ impl Parking for Aws {
         from: Timestamp,
         most: usize,
     ) -> PortResult<Vec<Parked>> {
-        let (first, last) = (place(tenant, from), past(tenant));
+        let (partition, first, last) = (partition_of(queue), place(tenant, from), past(tenant));
         let (mut found, mut start) = (Vec::new(), None);
         loop {
             let left = i32::try_from(most.max(1) - found.len()).unwrap_or(i32::MAX);
-            let (page, next) = self.page(queue, (&first, &last), Some(left), start).await?;
+            let (page, next) = self.page(&partition, (&first, &last), Some(left), start).await?;
             for entry in &page {
                 found.push(read(entry)?);
             }
@@ -73,9 +73,9 @@ impl Parking for Aws {
     }
 
     async fn backlog(&self, queue: &QueueId) -> PortResult<Backlog> {
-        let (mut backlog, mut start) = (Backlog::default(), None);
+        let (partition, mut backlog, mut start) = (partition_of(queue), Backlog::default(), None);
         loop {
-            let (page, next) = self.page(queue, ("!", "~"), None, start).await?;
+            let (page, next) = self.page(&partition, ("!", "~"), None, start).await?;
             for entry in &page {
                 backlog.jobs += 1;
                 backlog.tokens = backlog.tokens.saturating_add(read(entry)?.tokens);
@@ -111,16 +111,16 @@ impl Aws {
         self.update(&self.names.job_table, write, Repeats::BySdk).await.map(|_| ())
     }
 
-    /// One page of the index, in the order of `gs`, and where the next one begins.
-    async fn page(
+    /// One page of a partition of the index, in the order of `gs`, and where the next one begins.
+    pub(crate) async fn page(
         &self,
-        queue: &QueueId,
+        of: &str,
         range: (&str, &str),
         limit: Option<i32>,
         start: Option<Item>,
     ) -> PortResult<(Vec<Item>, Option<Item>)> {
-        let [partition, place, _] = PARKED;
-        let values = [(":gp", s(partition_of(queue))), (":from", s(range.0)), (":to", s(range.1))];
+        let [partition, place, _] = INDEXED;
+        let values = [(":gp", s(of)), (":from", s(range.0)), (":to", s(range.1))];
         let values: HashMap<String, AttributeValue> =
             values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let page = self
@@ -142,7 +142,7 @@ impl Aws {
 /// Puts a record into the index.
 pub(crate) fn set_place(write: &mut Write, spec: &JobSpec) {
     let queue = QueueId { pool: spec.pool.clone(), class: spec.class };
-    let [partition, at, tokens] = PARKED;
+    let [partition, at, tokens] = INDEXED;
     write
         .set(partition, s(partition_of(&queue)))
         .set(at, s(format!("{}#{}", place(&spec.tenant, spec.due), spec.id)))
@@ -164,7 +164,7 @@ fn past(tenant: &TenantId) -> String {
 
 fn read(entry: &Item) -> PortResult<Parked> {
     let fields = Fields::new(WHAT, entry);
-    let [_, at, tokens] = PARKED;
+    let [_, at, tokens] = INDEXED;
     let broken = || fields.broken(at);
     let mut parts = fields.text(at)?.split('#');
     let mut next = || parts.next().ok_or_else(broken);
@@ -207,7 +207,7 @@ mod tests {
         let job = JobId::new(Timestamp::from_millis(5), 6);
         let tenant = TenantId::new("acme:1").unwrap();
         let due = Timestamp::from_millis(1_800_000_000_000);
-        let [_, at, tokens] = PARKED;
+        let [_, at, tokens] = INDEXED;
         let entry = item([(at, s(format!("{}#{job}", place(&tenant, due)))), (tokens, n(7))]);
         assert_eq!(read(&entry), Ok(Parked { due, job, tenant, tokens: 7 }));
     }

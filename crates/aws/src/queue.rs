@@ -12,7 +12,7 @@ use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::error::ProvideErrorMetadata;
 use aws_sdk_sqs::types::{Message as Received, MessageSystemAttributeName, QueueAttributeName};
 use penstock_policy::time::Timestamp;
-use penstock_service::ports::{Delivery, Message, PortError, PortResult, Queue, QueueId, Receipt};
+use penstock_service::ports::{Delivery, Letters, Message, PortError, PortResult, Queue, QueueId, Receipt};
 use penstock_service::stored::message;
 
 use crate::Aws;
@@ -25,6 +25,8 @@ const MOST_DELAY: Duration = Duration::from_secs(15 * 60);
 const MOST_WAIT: Duration = Duration::from_secs(20);
 /// The longest time a message can stay hidden.
 const MOST_HIDDEN: Duration = Duration::from_secs(12 * 3600);
+/// The end of the name of a queue of dead letters.
+const DEAD: &str = "-dlq";
 /// The longest name of a queue.
 const NAME_CHARS: usize = 80;
 
@@ -41,31 +43,15 @@ impl Queue for Aws {
         visibility: Duration,
         wait: Duration,
     ) -> PortResult<Vec<Delivery>> {
-        let url = self.queue_url(queue).await?;
-        let wait_secs = seconds(wait, MOST_WAIT);
-        // A long poll is meant to be silent for its whole wait.
-        let patience = self.timeouts.queue + Duration::from_secs(u64::try_from(wait_secs).unwrap_or_default());
-        let timeouts =
-            TimeoutConfig::builder().connect_timeout(self.timeouts.queue).operation_attempt_timeout(patience).build();
-        let output = self
-            .sqs
-            .receive_message()
-            .queue_url(&url)
-            .max_number_of_messages(i32::try_from(max.clamp(1, 10)).unwrap_or(10))
-            .visibility_timeout(seconds(visibility, MOST_HIDDEN))
-            .wait_time_seconds(wait_secs)
-            .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
-            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
-            .customize()
-            .config_override(aws_sdk_sqs::config::Builder::new().timeout_config(timeouts))
-            .send()
-            .await
-            .map_err(|error| self.forgetting(queue, classify(SQS, &error)))?;
-        Ok(output.messages.unwrap_or_default().iter().filter_map(|received| delivery(queue, received)).collect())
+        self.receive_letters(queue, Letters::Live, max, visibility, wait).await
+    }
+
+    async fn dead_letters(&self, queue: &QueueId, max: usize, visibility: Duration) -> PortResult<Vec<Delivery>> {
+        self.receive_letters(queue, Letters::Dead, max, visibility, Duration::ZERO).await
     }
 
     async fn ack(&self, receipt: &Receipt) -> PortResult<()> {
-        let url = self.queue_url(&receipt.queue).await?;
+        let url = self.letters_url(&receipt.queue, receipt.letters).await?;
         match self.sqs.delete_message().queue_url(&url).receipt_handle(&receipt.handle).send().await {
             Ok(_) => Ok(()),
             Err(error) if has_run_out(error.code()) => Ok(()),
@@ -74,7 +60,7 @@ impl Queue for Aws {
     }
 
     async fn hide(&self, receipt: &Receipt, visibility: Duration) -> PortResult<()> {
-        let url = self.queue_url(&receipt.queue).await?;
+        let url = self.letters_url(&receipt.queue, receipt.letters).await?;
         let sent = self
             .sqs
             .change_message_visibility()
@@ -111,6 +97,42 @@ impl Queue for Aws {
 }
 
 impl Aws {
+    async fn receive_letters(
+        &self,
+        queue: &QueueId,
+        letters: Letters,
+        max: usize,
+        visibility: Duration,
+        wait: Duration,
+    ) -> PortResult<Vec<Delivery>> {
+        let url = self.letters_url(queue, letters).await?;
+        let wait_secs = seconds(wait, MOST_WAIT);
+        // A long poll is meant to be silent for its whole wait.
+        let patience = self.timeouts.queue + Duration::from_secs(u64::try_from(wait_secs).unwrap_or_default());
+        let timeouts =
+            TimeoutConfig::builder().connect_timeout(self.timeouts.queue).operation_attempt_timeout(patience).build();
+        let output = self
+            .sqs
+            .receive_message()
+            .queue_url(&url)
+            .max_number_of_messages(i32::try_from(max.clamp(1, 10)).unwrap_or(10))
+            .visibility_timeout(seconds(visibility, MOST_HIDDEN))
+            .wait_time_seconds(wait_secs)
+            .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
+            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
+            .customize()
+            .config_override(aws_sdk_sqs::config::Builder::new().timeout_config(timeouts))
+            .send()
+            .await
+            .map_err(|error| self.forgetting(queue, classify(SQS, &error)))?;
+        Ok(output
+            .messages
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|received| delivery(queue, letters, received))
+            .collect())
+    }
+
     /// Sends a message; with [`Repeats::Never`], in a single try, so that its outcome is known or known to be unknown.
     pub(crate) async fn send_message(
         &self,
@@ -140,22 +162,30 @@ impl Aws {
 
     /// The queue's URL; asked for once.
     pub(crate) async fn queue_url(&self, queue: &QueueId) -> PortResult<String> {
-        if let Some(url) = self.queue_urls.lock().unwrap_or_else(PoisonError::into_inner).get(queue) {
+        self.letters_url(queue, Letters::Live).await
+    }
+
+    async fn letters_url(&self, queue: &QueueId, letters: Letters) -> PortResult<String> {
+        let key = (queue.clone(), letters);
+        if let Some(url) = self.queue_urls.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(url.clone());
         }
         let name = self.queue_name(queue)?;
+        let name = match letters {
+            Letters::Live => name,
+            Letters::Dead => format!("{name}{DEAD}"),
+        };
         let output = self.sqs.get_queue_url().queue_name(name).send().await.map_err(|error| classify(SQS, &error))?;
         let url = output.queue_url.unwrap_or_default();
-        self.queue_urls.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone(), url.clone());
+        self.queue_urls.lock().unwrap_or_else(PoisonError::into_inner).insert(key, url.clone());
         Ok(url)
     }
 
     /// The queue's name, if SQS can have it.
     pub(crate) fn queue_name(&self, queue: &QueueId) -> PortResult<String> {
-        const SUFFIX: usize = "-dlq".len();
         let name = format!("{}-{}-{}", self.names.queue_prefix, queue.pool, queue.class.name());
         let sayable = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-        if sayable && name.len() + SUFFIX <= NAME_CHARS {
+        if sayable && name.len() + DEAD.len() <= NAME_CHARS {
             return Ok(name);
         }
         let cause = "a queue's name has at most 76 characters of a-z, A-Z, 0-9, '-' and '_': rename the pool";
@@ -165,20 +195,20 @@ impl Aws {
     /// Forgets a queue's URL if the queue refuses for good: it may have been made anew elsewhere.
     fn forgetting(&self, queue: &QueueId, error: PortError) -> PortError {
         if !error.is_passing() {
-            self.queue_urls.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
+            self.queue_urls.lock().unwrap_or_else(PoisonError::into_inner).retain(|(known, _), _| known != queue);
         }
         error
     }
 }
 
-fn delivery(queue: &QueueId, received: &Received) -> Option<Delivery> {
+fn delivery(queue: &QueueId, letters: Letters, received: &Received) -> Option<Delivery> {
     let attribute = |name| received.attributes().and_then(|attributes| attributes.get(&name)).map(String::as_str);
     let sent = attribute(MessageSystemAttributeName::SentTimestamp).and_then(|ms| ms.parse().ok()).unwrap_or_default();
     let receives = attribute(MessageSystemAttributeName::ApproximateReceiveCount).and_then(|n| n.parse().ok());
     Some(Delivery {
         message: message::decode(received.body().unwrap_or_default()),
         // Without a handle it can neither be answered for nor removed; it comes back by itself.
-        receipt: Receipt { queue: queue.clone(), handle: received.receipt_handle()?.to_owned() },
+        receipt: Receipt { queue: queue.clone(), letters, handle: received.receipt_handle()?.to_owned() },
         sent: Timestamp::from_millis(sent),
         receives: receives.unwrap_or(1),
     })

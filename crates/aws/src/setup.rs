@@ -18,7 +18,7 @@ use penstock_service::ports::{PortError, PortResult, QueueId};
 
 use crate::Aws;
 use crate::error::{DYNAMODB, S3, SQS, classify};
-use crate::jobs::guard::PARKED;
+use crate::jobs::guard::INDEXED;
 use crate::parking::INDEX;
 
 /// How long a received message is hidden unless the receiver says otherwise; longer than a lease.
@@ -113,7 +113,7 @@ impl Aws {
                 .attribute_definitions(text.map_err(|error| build(error.to_string()))?);
         }
         if indexed {
-            let (index, definitions) = parked_index().map_err(|error| build(error.to_string()))?;
+            let (index, definitions) = job_index().map_err(|error| build(error.to_string()))?;
             request = request.global_secondary_indexes(index);
             for definition in definitions {
                 request = request.attribute_definitions(definition);
@@ -181,9 +181,9 @@ impl Aws {
     }
 }
 
-/// The index of parked jobs: sparse, since only they have its keys.
-fn parked_index() -> Result<(GlobalSecondaryIndex, Vec<AttributeDefinition>), BuildError> {
-    let [partition, place, tokens] = PARKED;
+/// The index of jobs that are not over: sparse, since only they have its keys.
+fn job_index() -> Result<(GlobalSecondaryIndex, Vec<AttributeDefinition>), BuildError> {
+    let [partition, place, tokens] = INDEXED;
     let mut index = GlobalSecondaryIndex::builder().index_name(INDEX);
     let mut definitions = Vec::new();
     for (name, role) in [(partition, KeyType::Hash), (place, KeyType::Range)] {

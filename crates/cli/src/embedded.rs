@@ -62,6 +62,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(3600);
 
 /// How often prepared answers are looked after; they live for an hour at least.
 const PREPARED_EVERY: Duration = Duration::from_secs(60);
+/// How often what was left lying is looked for.
+const RECONCILED_EVERY: Duration = Duration::from_secs(60);
 /// How often capacity is published and the virtual queues are moved to what really waits.
 const CONTROL_TICK: Duration = Duration::from_secs(2);
 
@@ -181,7 +183,9 @@ impl Embedded {
         }
         let breakers = tokio::spawn(watch_pools(Arc::clone(&front)));
         let ticking = Arc::clone(&front);
-        let control = tokio::spawn(async move { ticking.control_loop(CONTROL_TICK).await });
+        let control = tokio::spawn(async move {
+            tokio::join!(ticking.control_loop(CONTROL_TICK), ticking.reconcile_loop(RECONCILED_EVERY));
+        });
         let sending = otlp.clone().map(|otlp| async move { otlp.flush_every(TRACES_EVERY, &SystemClock).await });
         let tracing = otlp.zip(sending.map(tokio::spawn));
         let errands =

@@ -34,6 +34,7 @@ pub mod prefix;
 pub mod promise;
 pub mod ramp;
 pub mod rates;
+pub mod reconcile;
 pub mod resume;
 pub mod retry;
 pub mod returns;

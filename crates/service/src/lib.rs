@@ -22,6 +22,7 @@ mod gather;
 mod kept;
 pub mod outward;
 pub mod ports;
+mod reconcile;
 pub mod stored;
 #[cfg(feature = "system")]
 pub mod system;
@@ -52,7 +53,7 @@ use degradation::upstreams::Outside;
 use gather::Gather;
 use kept::memory::Memory;
 use ports::{
-    Answers, Attempts, Blobs, Board, BucketKey, Clock, Control, Courier, Entropy, Erasure, FleetExecutor, Jobs,
+    Answers, Attempts, Blobs, Board, BucketKey, Census, Clock, Control, Courier, Entropy, Erasure, FleetExecutor, Jobs,
     KeyRecord, Levels, Limits, Markers, Parking, Pool, PortError, PortResult, Queue, Shelf, ShelfId, Spawner, Tally,
     Tenant, Tokens,
 };
@@ -75,6 +76,7 @@ pub use door::tokens;
 pub use error::ApiError;
 pub use files::contents_of;
 pub use kept::preload::{MOST_PREPARED, PREPARED_LIST, Prepared};
+pub use reconcile::Reconciled;
 pub use worker::consume::Consumer;
 pub use worker::work::Workplace;
 
@@ -90,6 +92,7 @@ pub struct Ports {
     pub limits: Arc<dyn Limits>,
     pub markers: Arc<dyn Markers>,
     pub parking: Arc<dyn Parking>,
+    pub census: Arc<dyn Census>,
     pub attempts: Arc<dyn Attempts>,
     pub answers: Arc<dyn Answers>,
     pub control: Arc<dyn Control>,

@@ -8,6 +8,7 @@ mod answers;
 mod attempts;
 mod blobs;
 mod board;
+mod census;
 mod control;
 mod erasure;
 mod holds;
@@ -74,6 +75,7 @@ impl Sqlite {
             limits: shared.clone(),
             markers: shared.clone(),
             parking: shared.clone(),
+            census: shared.clone(),
             attempts: shared.clone(),
             answers: shared.clone(),
             control: shared.clone(),

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::select;
 use penstock_policy::time::Timestamp;
-use penstock_service::ports::{Delivery, Message, PortResult, Queue, QueueId, Receipt, Watch};
+use penstock_service::ports::{Delivery, Letters, Message, PortResult, Queue, QueueId, Receipt, Watch};
 use penstock_service::stored::message;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -55,6 +55,16 @@ impl Queue for Sqlite {
             let until = next.map_or(deadline, |next| next.min(deadline));
             select(bell.changed().boxed(), self.clock.sleep_until(until)).await;
         }
+    }
+
+    async fn dead_letters(&self, queue: &QueueId, max: usize, visibility: Duration) -> PortResult<Vec<Delivery>> {
+        let (dead, queue, now) = (dead_name(&queue_name(queue)), queue.clone(), self.clock.now());
+        self.store
+            .write(move |connection| {
+                let found = visible(connection, &dead, max, now)?;
+                take(connection, &queue, Letters::Dead, found, visibility, now)
+            })
+            .await
     }
 
     async fn ack(&self, receipt: &Receipt) -> PortResult<()> {
@@ -133,6 +143,11 @@ pub(crate) fn queue_name(queue: &QueueId) -> String {
     format!("{}-{}", queue.pool, queue.class.name())
 }
 
+/// The name of the place where a queue's messages go that were received too often.
+fn dead_name(name: &str) -> String {
+    format!("{name}-dlq")
+}
+
 /// Takes what is visible, by its tag; if there is nothing, says when the next hidden message comes back.
 fn receive(
     connection: &Connection,
@@ -147,15 +162,7 @@ fn receive(
             "UPDATE message SET queue = queue || '-dlq' WHERE queue = ? AND visible <= ? AND receives >= ?",
         )?
         .execute(params![name, now.as_millis(), MOST_RECEIVES])?;
-    let rows: Vec<(i64, String, Timestamp, u32, i64)> = connection
-        .prepare_cached(
-            "SELECT id, body, sent, receives, tag FROM message
-             WHERE queue = ? AND visible <= ? ORDER BY tag, id LIMIT ?",
-        )?
-        .query_map(params![name, now.as_millis(), i64::try_from(max).unwrap_or(i64::MAX)], |row| {
-            Ok((row.get(0)?, row.get(1)?, moment(row, 2)?, row.get(3)?, row.get(4)?))
-        })?
-        .collect::<rusqlite::Result<_>>()?;
+    let rows = visible(connection, name, max, now)?;
     if let Some(newest) = rows.iter().map(|row| row.4).max() {
         connection
             .prepare_cached(
@@ -164,6 +171,41 @@ fn receive(
             )?
             .execute(params![name, newest])?;
     }
+    let received = take(connection, queue, Letters::Live, rows, visibility, now)?;
+    if !received.is_empty() {
+        return Ok((received, None));
+    }
+    let next: Option<i64> = connection
+        .prepare_cached("SELECT min(visible) FROM message WHERE queue = ?")?
+        .query_row(params![name], |row| row.get(0))?;
+    Ok((received, next.map(Timestamp::from_millis)))
+}
+
+/// A message's id, body, when it was sent, how often it was received, its tag.
+type Row = (i64, String, Timestamp, u32, i64);
+
+/// What is visible of a queue.
+fn visible(connection: &Connection, name: &str, max: usize, now: Timestamp) -> rusqlite::Result<Vec<Row>> {
+    connection
+        .prepare_cached(
+            "SELECT id, body, sent, receives, tag FROM message
+             WHERE queue = ? AND visible <= ? ORDER BY tag, id LIMIT ?",
+        )?
+        .query_map(params![name, now.as_millis(), i64::try_from(max).unwrap_or(i64::MAX)], |row| {
+            Ok((row.get(0)?, row.get(1)?, moment(row, 2)?, row.get(3)?, row.get(4)?))
+        })?
+        .collect()
+}
+
+/// Hides messages and hands them out.
+fn take(
+    connection: &Connection,
+    queue: &QueueId,
+    letters: Letters,
+    rows: Vec<Row>,
+    visibility: Duration,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Delivery>> {
     let mut received = Vec::with_capacity(rows.len());
     for (id, body, sent, receives, _) in rows {
         let receives = receives.saturating_add(1);
@@ -172,16 +214,10 @@ fn receive(
             receives,
             id
         ])?;
-        let receipt = Receipt { queue: queue.clone(), handle: format!("{id}:{receives}") };
+        let receipt = Receipt { queue: queue.clone(), letters, handle: format!("{id}:{receives}") };
         received.push(Delivery { message: message::decode(&body), receipt, sent, receives });
     }
-    if !received.is_empty() {
-        return Ok((received, None));
-    }
-    let next: Option<i64> = connection
-        .prepare_cached("SELECT min(visible) FROM message WHERE queue = ?")?
-        .query_row(params![name], |row| row.get(0))?;
-    Ok((received, next.map(Timestamp::from_millis)))
+    Ok(received)
 }
 
 /// The message's id and the number of the receive; `None` for a handle that is not one of ours.

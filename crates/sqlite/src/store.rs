@@ -39,6 +39,8 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE job ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0;",
     include_str!("schema_parked.sql"),
     include_str!("schema_shelf.sql"),
+    // Jobs that the reconciler looks at.
+    "CREATE INDEX job_open ON job (id) WHERE state IN ('Q', 'R') OR unsettled = 1;",
 ];
 
 /// The most calls committed together: bounds the delay of the first one.

@@ -2,19 +2,20 @@
 //! DynamoDB's words what the table says in ours, and the contract suite holds the two together.
 //!
 //! Attributes: `st` state, `ep` epoch, `lu` lease until (ms), `rel` releases, `int` interest, `le` and `ls` last
-//! position, `uns` present while unsettled, `n` nonce. Whatever takes a job out of state P removes what the index of parked
-//! jobs goes by ([`PARKED`]).
+//! position, `uns` present while unsettled, `n` nonce; and the keys of the index ([`INDEXED`]), which has parked jobs in one
+//! place, those that wait, run or are not settled in another, and no others.
 
 use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::job::{End, State, Step};
 use penstock_policy::time::Timestamp;
 
+use crate::census;
 use crate::item::{VERSION, ms, n, nonce_value, s};
 use crate::jobs::{KEPT, record};
 use crate::table::{Write, ttl};
 
-/// Attributes of a parked job: the keys of the index, and the job's tokens, which the index repeats.
-pub(crate) const PARKED: [&str; 3] = ["gp", "gs", "tok"];
+/// The keys of the index, and a parked job's tokens, which the index repeats.
+pub(crate) const INDEXED: [&str; 3] = ["gp", "gs", "tok"];
 
 const WAITING: &str = "#st IN (:parked, :queued)";
 const LAPSED: &str = "#st = :running AND #lu < :now";
@@ -33,6 +34,7 @@ pub(crate) fn write(job: JobId, step: Step, nonce: Nonce, now: Timestamp) -> Wri
     match step {
         Step::Put => {
             create(&mut write, now);
+            open(&mut write, job);
             write.require("attribute_not_exists(#pk)").set("st", s(State::Queued.code())).set("int", n(1));
         }
         Step::Park => {
@@ -41,11 +43,11 @@ pub(crate) fn write(job: JobId, step: Step, nonce: Nonce, now: Timestamp) -> Wri
         }
         Step::Unpark => {
             write.require("#st = :parked").set("st", s(State::Queued.code()));
-            unpark(&mut write);
+            open(&mut write, job);
         }
         Step::Claim { lease_until } => {
             create(&mut write, now);
-            unpark(&mut write);
+            open(&mut write, job);
             write
                 .require(format!("attribute_not_exists(#pk) OR {WAITING} OR ({LAPSED})"))
                 .set("st", s(State::Running.code()))
@@ -75,7 +77,7 @@ pub(crate) fn write(job: JobId, step: Step, nonce: Nonce, now: Timestamp) -> Wri
         }
         Step::Expire => {
             create(&mut write, now);
-            unpark(&mut write);
+            open(&mut write, job);
             write
                 .require(format!("attribute_not_exists(#pk) OR {WAITING} OR ({LAPSED})"))
                 .set("st", s(State::Expired.code()))
@@ -91,7 +93,7 @@ pub(crate) fn write(job: JobId, step: Step, nonce: Nonce, now: Timestamp) -> Wri
         Step::Cancel { regardless_of_interest } => {
             let unwanted = if regardless_of_interest { "" } else { " AND #int = :zero" };
             create(&mut write, now);
-            unpark(&mut write);
+            open(&mut write, job);
             write
                 .require(format!("attribute_not_exists(#pk) OR ({LIVE}{unwanted})"))
                 .set("st", s(State::Cancelled.code()))
@@ -103,6 +105,7 @@ pub(crate) fn write(job: JobId, step: Step, nonce: Nonce, now: Timestamp) -> Wri
             write.require("attribute_not_exists(#pk)").set("st", s(State::Cancelled.code())).set("int", n(0));
         }
         Step::Settle => {
+            over(&mut write);
             write.require(format!("{ENDED} AND attribute_exists(#uns)")).remove("uns");
         }
     }
@@ -134,8 +137,15 @@ fn create(write: &mut Write, now: Timestamp) {
     write.set_if_absent("v", n(VERSION)).set_if_absent("rel", n(0)).set("ttl", ttl(now, KEPT));
 }
 
-fn unpark(write: &mut Write) {
-    for attribute in PARKED {
+/// Keeps the record where open jobs are found. The same values each time: the index is written only when they are new.
+fn open(write: &mut Write, job: JobId) {
+    let [partition, place, _] = INDEXED;
+    write.set(partition, s(census::partition_of(job))).set(place, s(job.to_string()));
+}
+
+/// Takes the record out of the index.
+fn over(write: &mut Write) {
+    for attribute in INDEXED {
         write.remove(attribute);
     }
 }

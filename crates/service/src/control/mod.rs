@@ -42,7 +42,7 @@ impl Service {
     /// # Errors
     /// If a store does not answer; the pools before are published, the rest keep their rates.
     pub async fn control_tick(&self, now: Timestamp) -> PortResult<Ticked> {
-        if !self.lead(now).await? {
+        if !self.lead("control", now).await? {
             return Ok(Ticked::Elsewhere);
         }
         self.meter.record(&[], &[(Metric::ControlTicks, 1.0)]);
@@ -72,9 +72,9 @@ impl Service {
         }
     }
 
-    /// Takes or keeps the lead, if nobody else has it.
-    async fn lead(&self, now: Timestamp) -> PortResult<bool> {
-        let key = BoardKey::new("control", "lead");
+    /// Takes or keeps the lead in something, if nobody else has it.
+    pub(crate) async fn lead(&self, what: &'static str, now: Timestamp) -> PortResult<bool> {
+        let key = BoardKey::new(what, "lead");
         let me = format!("{:04x}{:08x}", self.place, self.serial);
         let found = self.ports.board.read(&key).await?;
         if let Some((holder, until)) = found.as_ref().and_then(|posted| posted.text.split_once(' ')) {

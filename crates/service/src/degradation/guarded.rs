@@ -147,6 +147,10 @@ impl Queue for Behind<dyn Queue> {
         self.run(self.port.receive(queue, max, visibility, wait)).await
     }
 
+    async fn dead_letters(&self, queue: &QueueId, max: usize, visibility: Duration) -> PortResult<Vec<Delivery>> {
+        self.run(self.port.dead_letters(queue, max, visibility)).await
+    }
+
     async fn ack(&self, receipt: &Receipt) -> PortResult<()> {
         self.run(self.port.ack(receipt)).await
     }

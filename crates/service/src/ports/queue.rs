@@ -40,11 +40,22 @@ pub struct Message {
     pub payload: Payload,
 }
 
+/// Which of a queue's messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Letters {
+    /// Those that are received.
+    Live,
+    /// Those that were received too often.
+    Dead,
+}
+
 /// The handle of one delivery of a message; only valid until the delivery's visibility runs out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// The queue it was received from.
     pub queue: QueueId,
+    /// As which of its messages.
+    pub letters: Letters,
     /// The store's own handle.
     pub handle: String,
 }
@@ -78,6 +89,10 @@ pub trait Queue: Send + Sync {
         visibility: Duration,
         wait: Duration,
     ) -> PortResult<Vec<Delivery>>;
+
+    /// Receives up to `max` (1 to 10) of the messages that were received too often, and hides them for `visibility`. Waits
+    /// for none.
+    async fn dead_letters(&self, queue: &QueueId, max: usize, visibility: Duration) -> PortResult<Vec<Delivery>>;
 
     /// Removes a received message for good. A receipt that has run out, or a message already removed, is no error.
     async fn ack(&self, receipt: &Receipt) -> PortResult<()>;

@@ -15,6 +15,7 @@ use penstock_policy::classes::Class;
 use penstock_policy::degrade;
 use penstock_policy::id::{Epoch, PoolId, WorkerId};
 use penstock_policy::job::{Denied, End, Position, Step};
+use penstock_policy::reconcile::MOST_FAILED_ATTEMPTS;
 use penstock_policy::retry::full_jitter;
 use penstock_policy::time::Timestamp;
 
@@ -24,12 +25,10 @@ use crate::ports::{
     Assignment, Chunk, Claim, Claimed, Delivery, Engine, EngineFault, ErrorVerdict, Generation, JobRecord, JobSpec,
     Message, Outcome, Payload, PortResult, Receipt, Sequence, Stepped,
 };
+use crate::reconcile::{POISON, poison};
 use crate::stored::story::{Event, WhyReleased};
 use crate::worker::consume::Slot;
 use crate::worker::voices::{Heard, Inherited, Pending, Voices};
-
-/// A job whose claims have failed this often is taken for the cause.
-const MOST_FAILED_ATTEMPTS: u32 = 3;
 
 /// How long a message that another worker's live claim covers is hidden beyond that claim.
 const BEYOND_LEASE: Duration = Duration::from_secs(1);
@@ -40,9 +39,6 @@ const OTHER_DIGEST_PART: u32 = 8;
 
 /// A job that has said nothing for so long after it was begun counts as a time-out of its pool; it goes on all the same.
 const FIRST_WORDS: Duration = Duration::from_secs(60);
-
-/// The word for a job that was given up.
-const POISON: &str = "poison";
 
 /// How often a write to a store that does not answer is tried, and the first wait between two tries.
 const MOST_TRIES: u32 = 6;
@@ -181,8 +177,7 @@ async fn expire(place: &Workplace, spec: &JobSpec, receipt: &Receipt, now: Times
 impl Work {
     async fn claimed(&mut self, record: &JobRecord, payload: Payload, slot: &mut Slot) -> PortResult<()> {
         if record.head.failed_attempts() >= MOST_FAILED_ATTEMPTS {
-            let message = format!("the job was given up after {MOST_FAILED_ATTEMPTS} failed attempts");
-            return self.finish(Err(fault(POISON, &message))).await;
+            return self.finish(Err(poison())).await;
         }
         // A joiner of a better class may have raised the record above its message.
         let class = record.spec.as_ref().unwrap_or(&self.spec).class;

@@ -191,6 +191,9 @@ impl Queue for Over {
         }
         self.deliver(received).await
     }
+    async fn dead_letters(&self, queue: &QueueId, max: usize, visibility: Duration) -> PortResult<Vec<Delivery>> {
+        pass!(self, Receive, "dead letters", |ports, queue| ports.queue.dead_letters(&queue, max, visibility)).await
+    }
     async fn ack(&self, receipt: &Receipt) -> PortResult<()> {
         pass!(self, Write, "acknowledge", |ports, receipt| ports.queue.ack(&receipt)).await
     }
