@@ -4,6 +4,7 @@
 //! On SQLite always; with the feature `aws` also on DynamoDB, SQS and S3, on the wire against the emulator.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
+mod census;
 mod commands;
 mod erasing;
 mod holds;
@@ -35,6 +36,7 @@ fn on_sqlite(folder: &tempfile::TempDir) -> Subject {
         limits: sqlite.clone(),
         markers: sqlite.clone(),
         parking: sqlite.clone(),
+        census: sqlite.clone(),
         attempts: sqlite.clone(),
         answers: sqlite.clone(),
         control: sqlite.clone(),
@@ -62,6 +64,7 @@ async fn sqlite_keeps_the_contract_of_queues() {
 async fn sqlite_keeps_the_contract_of_parking() {
     let folder = tempfile::tempdir().unwrap();
     parking::check(&on_sqlite(&folder), 2_000).await;
+    census::check(&on_sqlite(&folder), 1_000).await;
 }
 
 #[tokio::test]
@@ -98,6 +101,7 @@ async fn a_database_in_a_file_keeps_the_contract_under_many_hands() {
         limits: sqlite.clone(),
         markers: sqlite.clone(),
         parking: sqlite.clone(),
+        census: sqlite.clone(),
         attempts: sqlite.clone(),
         answers: sqlite.clone(),
         control: sqlite.clone(),
@@ -121,7 +125,7 @@ mod aws {
     use harness::ministack::Ministack;
 
     use super::subject::{POOL, Subject};
-    use super::{SEQUENCES, erasing, holds, kept, parking, queues, records, run_sequences, settling, shelves};
+    use super::{SEQUENCES, census, erasing, holds, kept, parking, queues, records, run_sequences, settling, shelves};
 
     /// The ports on the emulator, which is stopped when the second part is dropped.
     async fn subject() -> (Subject, Ministack) {
@@ -133,6 +137,7 @@ mod aws {
             limits: aws.clone(),
             markers: aws.clone(),
             parking: aws.clone(),
+            census: aws.clone(),
             attempts: aws.clone(),
             answers: aws.clone(),
             control: aws.clone(),
@@ -166,6 +171,12 @@ mod aws {
     async fn aws_keeps_the_contract_of_parking() {
         let (subject, _ministack) = subject().await;
         parking::check(&subject, 300).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn aws_keeps_the_contract_of_the_census() {
+        let (subject, _ministack) = subject().await;
+        census::check(&subject, 400).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use penstock_policy::id::{JobId, Nonce};
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
-    Answers, Attempts, Blobs, Board, Clock, Control, Erasure, Jobs, Limits, Markers, Parking, Queue, Shelf, Tally,
+    Answers, Attempts, Blobs, Board, Census, Clock, Control, Erasure, Jobs, Limits, Markers, Parking, Queue, Shelf,
+    Tally,
 };
 
 /// One adapter's ports.
@@ -17,6 +18,7 @@ pub(crate) struct Subject {
     pub(crate) limits: Arc<dyn Limits>,
     pub(crate) markers: Arc<dyn Markers>,
     pub(crate) parking: Arc<dyn Parking>,
+    pub(crate) census: Arc<dyn Census>,
     pub(crate) attempts: Arc<dyn Attempts>,
     pub(crate) answers: Arc<dyn Answers>,
     pub(crate) control: Arc<dyn Control>,
