@@ -99,6 +99,7 @@ impl Scaler {
             most_workers: market.most_workers,
             most_on_demand: market.most_on_demand,
             usd_micros_per_hour: u64::MAX,
+            calm: penstock_policy::fleet::CALM,
         };
         Self {
             kind,
