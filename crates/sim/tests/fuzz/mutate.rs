@@ -161,7 +161,13 @@ fn change_field(fields: &mut Map<String, Value>, left: &mut usize, mutation: &Mu
                 fields.insert(name.clone(), value);
                 return true;
             }
-            _ => {
+            Mutation::Replace(..)
+            | Mutation::Remove(_)
+            | Mutation::Rename(..)
+            | Mutation::Repeat(..)
+            | Mutation::Wrap(..)
+            | Mutation::Bytes(..)
+            | Mutation::Cut(_) => {
                 if fields.get_mut(&key).is_some_and(|value| change(value, left, mutation)) {
                     return true;
                 }
