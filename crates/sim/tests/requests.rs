@@ -58,6 +58,22 @@ fn nothing_that_our_door_let_in_is_lost_though_workers_are_taken_back() {
 }
 
 #[test]
+fn who_is_told_when_to_come_back_and_does_is_let_in_whatever_tier_the_pool_is_in() {
+    // Two workers and no more; three times what they can do makes starts late, and late starts the first tier.
+    let prepared = prepared(
+        r#"{"load": {"shape": "steady 1 5m then steady 5 5m then steady 1 10m"}, "classes": [0, 1, 0, 0],
+            "tokens": {"prompt": [50, 0.5], "output": [50, 0.5]},
+            "worker": {"slots": 2, "step_ms": 40, "step_ms_per_sequence": 0, "prompt_tokens_per_step": 40},
+            "market": {"least_workers": 2, "most_workers": 2, "most_on_demand": 0}}"#,
+    );
+    let outcome = outcome(&prepared, "penstock");
+    let all = outcome.tally.all();
+    assert!(outcome.timeline.iter().any(|sample| sample.tier == 1), "the tier is seen");
+    assert!(all.told > 100, "{}", all.told);
+    assert!(all.told_and_answered as f64 >= 0.95 * all.told as f64, "{} of {}", all.told_and_answered, all.told);
+}
+
+#[test]
 fn a_light_load_finds_a_free_slot_and_the_answer_takes_what_its_steps_take() {
     let prepared = prepared(
         r#"{"load": {"shape": "steady 0.2 30m"}, "tokens": {"prompt": [64, 0], "output": [100, 0]},

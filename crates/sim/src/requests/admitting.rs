@@ -78,11 +78,12 @@ impl Simulation<'_> {
     }
 
     fn knock(&mut self, number: u32, arrival: &Arrival, course: Course) -> Option<Answer> {
-        let client = self.clients.get_mut(number)?;
+        let client = self.clients.get(number)?;
         // Clients reach any of the front processes.
         #[expect(clippy::cast_possible_truncation, reason = "any of them")]
         let place = self.chance.draw() as u16;
-        let slot = client.slot.take();
+        // Kept until the door has spoken: a tier may send the client on, and back to this very door.
+        let slot = client.slot;
         Some(self.door.ask(client.serial, arrival, course, slot, place, self.now.timestamp()))
     }
 
