@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::engine::answer::Answer;
-use crate::engine::decoder::{Cancel, OnLogits};
+use crate::engine::decoder::{Cancel, DecoderFault, OnLogits};
 use crate::engine::tokenizer::tests::bytes;
 
 pub(super) const VOCAB: u32 = 96;

@@ -22,7 +22,8 @@ use penstock_policy::paged::{BLOCK_TOKENS, Shortage};
 use penstock_policy::preempt::{self, Sitting, Yield};
 use penstock_service::ports::EngineFault;
 
-use super::{Progress, Prompt, Scheduler, TakenOut, Visit, count};
+use super::sequence::{Prompt, TakenOut, Visit};
+use super::{Progress, Scheduler, count};
 use crate::engine::decoder::{Decoder, Growth, Logits, Part};
 
 /// A part of a prompt that rides along in a call.
