@@ -7,6 +7,7 @@ mod support;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
+use penstock_gpu_worker::engine::folder::FolderError;
 use penstock_gpu_worker::engine::graph::GraphError;
 use penstock_gpu_worker::engine::model::ModelError;
 use penstock_gpu_worker::engine::ort::{DriverError, LibraryError};
@@ -64,14 +65,14 @@ impl Drop for Folder {
 fn a_missing_file_is_named() {
     for file in ["genai_config.json", "model.onnx", "tokenizer.json"] {
         let error = Folder::new(&format!("no-{file}")).remove(file).refusal();
-        let LoadError::Model(ModelError::Unreadable { path, .. }) = &error else {
+        let LoadError::Model(ModelError::Folder(FolderError::Unreadable { path, .. })) = &error else {
             panic!("{error:?}");
         };
         assert!(path.ends_with(file), "{error}");
     }
     let error = Folder::new("no-folder-at-all");
     std::fs::remove_dir_all(&error.0).unwrap();
-    assert!(matches!(error.refusal(), LoadError::Model(ModelError::Unreadable { .. })));
+    assert!(matches!(error.refusal(), LoadError::Model(ModelError::Folder(FolderError::Unreadable { .. }))));
 }
 
 #[test]
@@ -101,10 +102,10 @@ fn a_folder_without_a_chat_template_is_refused_with_what_to_do() {
 #[test]
 fn damaged_json_is_named_with_its_place() {
     let error = Folder::new("config").write("genai_config.json", "{\"model\": {").refusal();
-    assert!(matches!(error, LoadError::Model(ModelError::Config { .. })), "{error:?}");
+    assert!(matches!(error, LoadError::Model(ModelError::Folder(FolderError::Malformed { .. }))), "{error:?}");
     assert!(error.to_string().contains("line 1"), "{error}");
     let error = Folder::new("tokenizer").write("tokenizer.json", "{}").refusal();
-    assert!(matches!(error, LoadError::Model(ModelError::Tokenizer { .. })), "{error:?}");
+    assert!(matches!(error, LoadError::Model(ModelError::Folder(FolderError::Tokenizer { .. }))), "{error:?}");
     let error = Folder::new("tokenizer-config").write("tokenizer_config.json", "{").refusal();
     assert!(matches!(error, LoadError::Model(ModelError::Template(TemplateError::NotJson { .. }))), "{error:?}");
     let error = Folder::new("syntax").write("chat_template.jinja", "{% if %}").refusal();
@@ -133,7 +134,10 @@ fn a_configuration_of_another_model_is_refused() {
         GraphError::Shape { field: "vocab_size", .. }
     ));
     let error = Folder::new("small-vocab").configure("\"vocab_size\": 32", "\"vocab_size\": 10").refusal();
-    assert!(matches!(error, LoadError::Model(ModelError::ForeignTokenizer { largest: 17, .. })), "{error:?}");
+    assert!(
+        matches!(error, LoadError::Model(ModelError::Folder(FolderError::ForeignTokenizer { largest: 17, .. }))),
+        "{error:?}"
+    );
 }
 
 #[test]

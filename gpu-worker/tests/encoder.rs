@@ -11,6 +11,7 @@ use std::time::Duration;
 use penstock_gpu_worker::engine::encoder::folder::EncoderError;
 use penstock_gpu_worker::engine::encoder::graph::WiringError;
 use penstock_gpu_worker::engine::encoder::load::EncoderGraphError;
+use penstock_gpu_worker::engine::folder::FolderError;
 use penstock_gpu_worker::engine::metrics::Metrics;
 use penstock_gpu_worker::engine::{AnyEngine, EngineConfig, LoadError};
 use penstock_policy::classes::Class;
@@ -266,7 +267,13 @@ fn a_broken_folder_is_refused_by_its_file_and_field() {
     let error = Folder::new("config")
         .write("config.json", &config.replace("\"hidden_size\": 32", "\"hidden_size\": 0"))
         .refusal();
-    assert!(matches!(error, LoadError::EncoderFolder(EncoderError::Field { field: "hidden_size", .. })), "{error}");
+    assert!(
+        matches!(
+            error,
+            LoadError::EncoderFolder(EncoderError::Folder(FolderError::Field { field: "hidden_size", .. }))
+        ),
+        "{error}"
+    );
     let error = Folder::new("size")
         .write("config.json", &config.replace("\"hidden_size\": 32", "\"hidden_size\": 64"))
         .refusal();
@@ -275,13 +282,16 @@ fn a_broken_folder_is_refused_by_its_file_and_field() {
         "{error}"
     );
     let error = Folder::new("tokenizer").write("tokenizer.json", "{}").refusal();
-    assert!(matches!(error, LoadError::EncoderFolder(EncoderError::Tokenizer { .. })), "{error}");
+    assert!(matches!(error, LoadError::EncoderFolder(EncoderError::Folder(FolderError::Tokenizer { .. }))), "{error}");
     let error = Folder::new("vocabulary")
         .write("config.json", &config.replace("\"vocab_size\": ", "\"vocab_size\": 1, \"x\": "))
         .refusal();
-    assert!(matches!(error, LoadError::EncoderFolder(EncoderError::ForeignTokenizer { .. })), "{error}");
+    assert!(
+        matches!(error, LoadError::EncoderFolder(EncoderError::Folder(FolderError::ForeignTokenizer { .. }))),
+        "{error}"
+    );
     let error = Folder::new("no-tokenizer").remove("tokenizer.json").refusal();
-    assert!(matches!(error, LoadError::EncoderFolder(EncoderError::Unreadable { .. })), "{error}");
+    assert!(matches!(error, LoadError::EncoderFolder(EncoderError::Folder(FolderError::Unreadable { .. }))), "{error}");
     let error = Folder::new("graph").write("model.onnx", "no graph").refusal();
     assert!(matches!(error, LoadError::EncoderGraph { source: EncoderGraphError::Runtime(_), .. }), "{error}");
     let decoder = Folder::new("decoder");

@@ -6,7 +6,7 @@
 //!
 //! | file | concept |
 //! |---|---|
-//! | [`model`], [`digest`], [`graph`], [`memory`] | what is loaded, and whether it can be |
+//! | [`folder`], [`model`], [`digest`], [`graph`], [`memory`] | what is loaded, and whether it can be |
 //! | [`template`], `turns`, `python_json`, [`tokenizer`], `vocabulary`, [`intake`] | from a conversation to tokens |
 //! | [`scheduler`], [`task`], [`decoder`] | who runs next, and on what |
 //! | [`trial`] | what a model answers and how fast, without a service around it |
@@ -29,6 +29,7 @@ pub mod dialect;
 pub mod digest;
 mod draw;
 pub mod encoder;
+pub mod folder;
 pub mod form;
 pub mod graph;
 pub mod graph_blocks;

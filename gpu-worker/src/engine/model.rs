@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::digest::{self, Digest};
+use super::folder::{self, FolderError};
 use super::template::{ChatTemplate, TemplateError};
-use super::tokenizer::{TextTokenizer, TokenizerError};
+use super::tokenizer::TextTokenizer;
 
 /// What `genai_config.json` says of a decoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,59 +79,16 @@ impl Names {
 /// Why a folder cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// A file is missing or cannot be read.
-    #[error("cannot read {}: {source}; a model folder needs genai_config.json, the graph it names, and tokenizer.json", path.display())]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// `genai_config.json` is no JSON, or a field is missing or of the wrong type.
-    #[error("{} is not a usable model configuration: {source}; export the model again with onnxruntime-genai's builder", path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// Which field, and where.
-        source: serde_json::Error,
-    },
-    /// A field has a value no model can have.
-    #[error("{}: `{field}` is {value}, but must be {expected}", path.display())]
-    Field {
-        /// The file.
-        path: PathBuf,
-        /// The field, with its path.
-        field: &'static str,
-        /// What it says.
-        value: String,
-        /// What it must be.
-        expected: String,
-    },
-    /// The tokenizer cannot be used.
-    #[error("{} is not a tokenizer this version reads: {source}", path.display())]
-    Tokenizer {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: TokenizerError,
-    },
-    /// The tokenizer and the model are not of the same family.
-    #[error(
-        "{} has token ids up to {largest}, but the model's `vocab_size` is {vocab_size}: the tokenizer belongs to \
-         another model", path.display()
-    )]
-    ForeignTokenizer {
-        /// The tokenizer's file.
-        path: PathBuf,
-        /// Its largest id.
-        largest: u32,
-        /// The model's vocabulary.
-        vocab_size: usize,
-    },
+    /// Its files cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// The chat template cannot be used.
     #[error(transparent)]
     Template(#[from] TemplateError),
 }
+
+/// What a folder must have.
+const NEEDS: &str = "a model folder needs genai_config.json, the graph it names, and tokenizer.json";
 
 /// A folder whose files are there and agree with one another. The graph has not been looked into.
 pub struct ModelFolder {
@@ -153,32 +111,18 @@ impl ModelFolder {
     /// [`ModelError`], naming the file and the field.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let config_path = dir.join("genai_config.json");
-        let text = std::fs::read_to_string(&config_path)
-            .map_err(|source| ModelError::Unreadable { path: config_path.clone(), source })?;
+        let unreadable = |path: PathBuf, source| FolderError::Unreadable { path, source, needs: NEEDS };
+        let text = std::fs::read_to_string(&config_path).map_err(|source| unreadable(config_path.clone(), source))?;
         let config = ModelConfig::parse(&text, &config_path)?;
         let graph = dir.join(&config.filename);
-        readable(&graph)?;
+        folder::readable(&graph, NEEDS)?;
         let tokenizer_path = dir.join("tokenizer.json");
-        readable(&tokenizer_path)?;
-        let tokenizer = TextTokenizer::from_file(&tokenizer_path)
-            .map_err(|source| ModelError::Tokenizer { path: tokenizer_path.clone(), source })?;
-        if tokenizer.id_bound() as usize > config.vocab_size {
-            return Err(ModelError::ForeignTokenizer {
-                path: tokenizer_path,
-                largest: tokenizer.id_bound() - 1,
-                vocab_size: config.vocab_size,
-            });
-        }
+        let tokenizer = folder::tokenizer(&tokenizer_path, config.vocab_size, NEEDS)?;
         let template = ChatTemplate::from_folder(dir)?;
         let digest = digest::of_folder(&graph, &tokenizer_path, template.source())
-            .map_err(|(path, source)| ModelError::Unreadable { path, source })?;
+            .map_err(|(path, source)| unreadable(path, source))?;
         Ok(Self { config, graph, tokenizer, template, digest })
     }
-}
-
-fn readable(path: &Path) -> Result<(), ModelError> {
-    let opened = std::fs::File::open(path);
-    opened.map(drop).map_err(|source| ModelError::Unreadable { path: path.to_owned(), source })
 }
 
 #[derive(Deserialize)]
@@ -242,10 +186,13 @@ impl ModelConfig {
     /// Reads the text of a `genai_config.json`; `path` is for the errors.
     ///
     /// # Errors
-    /// [`ModelError::Config`] and [`ModelError::Field`].
-    pub fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
-        let raw: RawConfig =
-            serde_json::from_str(text).map_err(|source| ModelError::Config { path: path.to_owned(), source })?;
+    /// [`FolderError::Malformed`] and [`FolderError::Field`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, FolderError> {
+        let raw: RawConfig = serde_json::from_str(text).map_err(|source| FolderError::Malformed {
+            path: path.to_owned(),
+            source,
+            advice: "export the model again with onnxruntime-genai's builder",
+        })?;
         let RawModel { family, vocab_size, context_length, eos_token_id, decoder } = raw.model;
         let name = |given: Option<String>, usual: &str| given.unwrap_or_else(|| usual.to_owned());
         let config = Self {
@@ -279,8 +226,8 @@ impl ModelConfig {
         Ok(config)
     }
 
-    fn check(&self, path: &Path) -> Result<(), ModelError> {
-        let field = |field, value: String, expected: String| ModelError::Field {
+    fn check(&self, path: &Path) -> Result<(), FolderError> {
+        let field = |field, value: String, expected: String| FolderError::Field {
             path: path.to_owned(),
             field,
             value,
@@ -294,12 +241,8 @@ impl ModelConfig {
             ("model.decoder.num_key_value_heads", self.kv_heads, 1),
             ("model.decoder.head_size", self.head_size, 1),
         ];
-        // Larger than any model; keeps the arithmetic on sizes far from overflow.
-        const MOST: usize = 1 << 24;
         for (name, value, least) in sizes {
-            if !(least..=MOST).contains(&value) {
-                return Err(field(name, value.to_string(), format!("{least} to {MOST}")));
-            }
+            folder::size(path, name, value, least)?;
         }
         if let Some(id) = self.eos.iter().find(|&&id| id as usize >= self.vocab_size) {
             let expected = format!("below vocab_size ({})", self.vocab_size);
@@ -330,7 +273,7 @@ impl ModelConfig {
 pub(super) mod tests {
     use super::*;
 
-    pub(crate) fn sample(change: impl FnOnce(&mut serde_json::Value)) -> Result<ModelConfig, ModelError> {
+    pub(crate) fn sample(change: impl FnOnce(&mut serde_json::Value)) -> Result<ModelConfig, FolderError> {
         let mut document = serde_json::json!({"model": {
             "vocab_size": 256, "eos_token_id": 1, "context_length": 512,
             "decoder": {"num_hidden_layers": 2, "num_key_value_heads": 1, "head_size": 32}
@@ -365,7 +308,7 @@ pub(super) mod tests {
             assert!(error.to_string().contains("genai_config.json"), "{error}");
         }
         let error = sample(|document| document["model"]["decoder"]["filename"] = "../x".into()).unwrap_err();
-        assert!(matches!(error, ModelError::Field { field: "model.decoder.filename", .. }), "{error}");
+        assert!(matches!(error, FolderError::Field { field: "model.decoder.filename", .. }), "{error}");
         let inputs = serde_json::json!({"past_key_names": "past"});
         let error = sample(|document| document["model"]["decoder"]["inputs"] = inputs).unwrap_err();
         assert!(error.to_string().contains("one %d"), "{error}");

@@ -16,7 +16,8 @@ use super::budget::Shape;
 use super::pooling::{Length, Pooling};
 use super::settings::{Settings, optional};
 use crate::engine::digest::{self, Digest};
-use crate::engine::tokenizer::{TextTokenizer, TokenizerError};
+use crate::engine::folder::{self, FolderError};
+use crate::engine::tokenizer::TextTokenizer;
 
 /// Where the graph may be, the first first.
 pub const GRAPHS: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
@@ -24,34 +25,9 @@ pub const GRAPHS: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
 /// Why a folder cannot be served as an encoder.
 #[derive(Debug, thiserror::Error)]
 pub enum EncoderError {
-    /// A file is missing or cannot be read.
-    #[error("cannot read {}: {source}; an encoder's folder needs config.json, tokenizer.json, and model.onnx or onnx/model.onnx", path.display())]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A file is no JSON, or a field is missing or of the wrong type.
-    #[error("{} cannot be used: {source}", path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Which field, and where.
-        source: serde_json::Error,
-    },
-    /// A field has a value that no encoder can have, or that is not offered.
-    #[error("{}: `{field}` is {value}, but must be {expected}", path.display())]
-    Field {
-        /// The file.
-        path: PathBuf,
-        /// The field.
-        field: &'static str,
-        /// What it says.
-        value: String,
-        /// What it must be.
-        expected: String,
-    },
+    /// Its files cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// Texts go through something that is not offered.
     #[error("{} lists the module {kind}: Transformer, Pooling and Normalize are offered", path.display())]
     Module {
@@ -60,28 +36,11 @@ pub enum EncoderError {
         /// The module.
         kind: String,
     },
-    /// The tokenizer cannot be used.
-    #[error("{} is not a tokenizer this version reads: {source}", path.display())]
-    Tokenizer {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: TokenizerError,
-    },
-    /// The tokenizer and the model are not of the same family.
-    #[error(
-        "{} has token ids up to {largest}, but the model's `vocab_size` is {vocab_size}: the tokenizer belongs to \
-         another model", path.display()
-    )]
-    ForeignTokenizer {
-        /// The tokenizer's file.
-        path: PathBuf,
-        /// Its largest id.
-        largest: u32,
-        /// The model's vocabulary.
-        vocab_size: usize,
-    },
 }
+
+/// What a folder must have.
+pub(super) const NEEDS: &str =
+    "an encoder's folder needs config.json, tokenizer.json, and model.onnx or onnx/model.onnx";
 
 /// Whether vectors may be shortened. A model that was not trained for it gives vectors whose first numbers alone mean
 /// little.
@@ -146,9 +105,7 @@ struct RawConfig {
 }
 
 impl RawConfig {
-    fn check(&self, path: &Path) -> Result<(), EncoderError> {
-        // Larger than any model; keeps the arithmetic on sizes far from overflow.
-        const MOST: usize = 1 << 24;
+    fn check(&self, path: &Path) -> Result<(), FolderError> {
         for (field, value) in [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
@@ -156,10 +113,7 @@ impl RawConfig {
             ("intermediate_size", self.intermediate_size.unwrap_or(1)),
             ("num_attention_heads", self.num_attention_heads.unwrap_or(1)),
         ] {
-            if !(1..=MOST).contains(&value) {
-                let (value, expected) = (value.to_string(), format!("1 to {MOST}"));
-                return Err(EncoderError::Field { path: path.to_owned(), field, value, expected });
-            }
+            folder::size(path, field, value, 1)?;
         }
         Ok(())
     }
@@ -198,11 +152,11 @@ impl EncoderFolder {
         let graph = GRAPHS.iter().map(|graph| dir.join(graph)).find(|graph| graph.exists());
         let graph = graph.ok_or_else(|| missing(&dir.join(GRAPHS[0])))?;
         let tokenizer_path = dir.join("tokenizer.json");
-        let tokenizer = read_tokenizer(&tokenizer_path, config.vocab_size)?;
+        let tokenizer = folder::tokenizer(&tokenizer_path, config.vocab_size, NEEDS)?;
         // Whatever changes a vector belongs to the name.
         let made_of = format!("{settings:?}");
         let digest = digest::of_folder(&graph, &tokenizer_path, &made_of)
-            .map_err(|(path, source)| EncoderError::Unreadable { path, source })?;
+            .map_err(|(path, source)| FolderError::Unreadable { path, source, needs: NEEDS })?;
         let positions = u32::try_from(config.positions()).unwrap_or(u32::MAX);
         Ok(Self {
             graph,
@@ -230,17 +184,6 @@ impl EncoderFolder {
     }
 }
 
-fn read_tokenizer(path: &Path, vocab_size: usize) -> Result<TextTokenizer, EncoderError> {
-    std::fs::File::open(path).map_err(|source| EncoderError::Unreadable { path: path.to_owned(), source })?;
-    let tokenizer =
-        TextTokenizer::from_file(path).map_err(|source| EncoderError::Tokenizer { path: path.to_owned(), source })?;
-    if tokenizer.id_bound() as usize > vocab_size {
-        let largest = tokenizer.id_bound() - 1;
-        return Err(EncoderError::ForeignTokenizer { path: path.to_owned(), largest, vocab_size });
-    }
-    Ok(tokenizer)
-}
-
-fn missing(path: &Path) -> EncoderError {
-    EncoderError::Unreadable { path: path.to_owned(), source: std::io::ErrorKind::NotFound.into() }
+fn missing(path: &Path) -> FolderError {
+    FolderError::Unreadable { path: path.to_owned(), source: std::io::ErrorKind::NotFound.into(), needs: NEEDS }
 }

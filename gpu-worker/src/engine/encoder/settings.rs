@@ -10,8 +10,12 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::folder::EncoderError;
+use super::folder::{EncoderError, NEEDS};
 use super::pooling::{Length, Pooling};
+use crate::engine::folder::FolderError;
+
+/// What to do about a file that is malformed.
+const ADVICE: &str = "take the file from the model's publisher again";
 
 /// What the files say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +96,8 @@ fn pooling(path: &Path, prompt: &str) -> Result<Pooling, EncoderError> {
     modes.extend(config.get("pooling_mode").and_then(Value::as_str));
     let without_prompt = !prompt.is_empty() && config.get("include_prompt") == Some(&Value::Bool(false));
     let refuse = |value: String, expected: &str| {
-        Err(EncoderError::Field { path: path.to_owned(), field: "pooling_mode", value, expected: expected.to_owned() })
+        Err(FolderError::Field { path: path.to_owned(), field: "pooling_mode", value, expected: expected.to_owned() }
+            .into())
     };
     if without_prompt {
         return refuse(
@@ -110,13 +115,15 @@ fn pooling(path: &Path, prompt: &str) -> Result<Pooling, EncoderError> {
 }
 
 /// Reads a JSON file; `None` if there is none.
-pub(super) fn optional<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, EncoderError> {
+pub(super) fn optional<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, FolderError> {
     match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|source| EncoderError::Json { path: path.to_owned(), source }),
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|source| FolderError::Malformed {
+            path: path.to_owned(),
+            source,
+            advice: ADVICE,
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(EncoderError::Unreadable { path: path.to_owned(), source }),
+        Err(source) => Err(FolderError::Unreadable { path: path.to_owned(), source, needs: NEEDS }),
     }
 }
 
@@ -203,11 +210,14 @@ mod tests {
         ] {
             let folder = Folder::new("weighted", &[("modules.json", MODULES), ("1_Pooling/config.json", config)]);
             assert!(
-                matches!(folder.read().unwrap_err(), EncoderError::Field { field: "pooling_mode", .. }),
+                matches!(
+                    folder.read().unwrap_err(),
+                    EncoderError::Folder(FolderError::Field { field: "pooling_mode", .. })
+                ),
                 "{config}"
             );
         }
         let error = Folder::new("json", &[("modules.json", "{")]).read().unwrap_err();
-        assert!(matches!(error, EncoderError::Json { .. }), "{error}");
+        assert!(matches!(error, EncoderError::Folder(FolderError::Malformed { .. })), "{error}");
     }
 }
