@@ -210,6 +210,15 @@ fn fleet() -> Board {
                 "{{worker}}",
             )],
         },
+        Panel {
+            title: "Memory of the engines",
+            about: "In use where they run, as a share of what there is: a GPU's, a control group's, or the machine's.",
+            unit: Unit::Share,
+            series: vec![Engine(
+                "max by (worker) (penstock_engine_memory_used_bytes / penstock_engine_memory_limit_bytes)",
+                "{{worker}}",
+            )],
+        },
     ];
     Board { name: "fleet", title: "Penstock: fleet", panels }
 }

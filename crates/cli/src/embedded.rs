@@ -10,7 +10,7 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use axum::serve::ListenerExt;
-use penstock_gpu_worker::engine::metrics::Metrics;
+use penstock_gpu_worker::engine::metrics::{Metrics, OPEN_METRICS};
 use penstock_gpu_worker::engine::{AnyEngine, EngineConfig};
 use penstock_policy::classes::Class;
 use penstock_policy::degrade::{Order, SLOT};
@@ -339,9 +339,7 @@ fn load(
 
 /// What happens to requests and what the engines do, for Prometheus: `GET /metrics`.
 fn metrics_route(engines: Metrics, service: Arc<Prometheus>) -> Router {
-    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    // Each text says where it ends; only the last may.
-    let text = move || format!("{}{}", service.text().trim_end_matches("# EOF\n"), engines.text());
+    let text = move || engines.text_behind(&service.text());
     Router::new().route("/metrics", get(async move || ([(CONTENT_TYPE, OPEN_METRICS)], text())))
 }
 

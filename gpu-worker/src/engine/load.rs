@@ -111,7 +111,8 @@ impl EngineConfig {
     }
 
     /// The model's name.
-    pub(super) fn name(&self) -> String {
+    #[must_use]
+    pub fn name(&self) -> String {
         let folder = || {
             let folder = self.model_dir.canonicalize().ok()?;
             Some(folder.file_name()?.to_string_lossy().into_owned())

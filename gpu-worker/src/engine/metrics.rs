@@ -1,10 +1,13 @@
 //! What an engine does, in numbers for Prometheus.
 //!
+//! The memory it runs in is looked up when somebody asks, since it changes without a step.
+//!
 //! Steps are recorded by the engine's own thread with a few atomic additions each, which costs nothing beside a call of
 //! the model. All names begin with `penstock_engine_`; every series carries the `model` and the `worker`.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -14,7 +17,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::device::Device;
+use super::memory;
 use super::scheduler::Progress;
+
+/// The media type of the text.
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Labels = Vec<(String, String)>;
 type Seconds = Family<Labels, Histogram, fn() -> Histogram>;
@@ -36,7 +44,13 @@ pub struct Metrics {
     tokens: Family<Labels, Gauge>,
     capacity: Family<Labels, Gauge>,
     load: Family<Labels, Gauge<f64, AtomicU64>>,
+    memory_used: Family<Labels, Gauge>,
+    memory_limit: Family<Labels, Gauge>,
+    devices: Devices,
 }
+
+/// What each engine runs on.
+type Devices = Arc<Mutex<BTreeMap<Labels, Device>>>;
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -73,6 +87,9 @@ impl Metrics {
             tokens: register(&mut registry, "cache_tokens", "Tokens in the cache, those kept for reuse included"),
             capacity: register(&mut registry, "cache_capacity_tokens", "Tokens that the cache can hold"),
             load: register(&mut registry, "load_seconds", "Time from the start of loading to readiness"),
+            memory_used: in_bytes(&mut registry, "memory_used", "Memory in use where the engine runs"),
+            memory_limit: in_bytes(&mut registry, "memory_limit", "Memory that there is where the engine runs"),
+            devices: Devices::default(),
             registry: Arc::new(registry),
         }
     }
@@ -101,17 +118,42 @@ impl Metrics {
             tokens: self.tokens.get_or_create(&labels).clone(),
             capacity: self.capacity.get_or_create(&labels).clone(),
             load: self.load.get_or_create(&labels).clone(),
+            devices: Arc::clone(&self.devices),
+            labels,
         }
     }
 
     /// All numbers as text, in the OpenMetrics format that Prometheus reads.
     #[must_use]
     pub fn text(&self) -> String {
+        self.look_at_memory();
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry);
         text
     }
+
+    /// All numbers behind a text of others in the same format. Each text says where it ends; only the last may.
+    #[must_use]
+    pub fn text_behind(&self, others: &str) -> String {
+        format!("{}{}", others.trim_end_matches("# EOF\n"), self.text())
+    }
+
+    fn look_at_memory(&self) {
+        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (labels, device) in devices {
+            if let Some(memory::Usage { used, limit }) = memory::usage(&device) {
+                self.memory_used.get_or_create(&labels).set(bytes(used));
+                self.memory_limit.get_or_create(&labels).set(bytes(limit));
+            }
+        }
+    }
+}
+
+fn in_bytes(registry: &mut Registry, name: &str, help: &str) -> Family<Labels, Gauge> {
+    let family = Family::<Labels, Gauge>::default();
+    registry.register_with_unit(name, help, Unit::Bytes, family.clone());
+    family
 }
 
 fn in_seconds(registry: &mut Registry, name: &str, help: &str, make: fn() -> Histogram) -> Seconds {
@@ -159,9 +201,17 @@ pub struct Recorder {
     tokens: Gauge,
     capacity: Gauge,
     load: Gauge<f64, AtomicU64>,
+    devices: Devices,
+    labels: Labels,
 }
 
 impl Recorder {
+    /// The engine runs there: from now on its memory is told.
+    pub fn runs_on(&self, device: &Device) {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.insert(self.labels.clone(), device.clone());
+    }
+
     /// A step took so long.
     pub fn step(&self, progress: Progress, took: Duration) {
         match progress {
@@ -207,6 +257,10 @@ impl Recorder {
     }
 }
 
+fn bytes(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 fn number(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -246,5 +300,26 @@ mod tests {
             assert!(text.lines().any(|printed| printed == line), "{line} is not in\n{text}");
         }
         assert_eq!(text.matches("# TYPE penstock_engine_tokens_decoded ").count(), 1);
+        let both = metrics.text_behind("# TYPE x counter\nx_total 1\n# EOF\n");
+        assert!(both.starts_with("# TYPE x counter\nx_total 1\n# HELP") && both.ends_with("# EOF\n"), "{both}");
+        assert_eq!(both.matches("# EOF").count(), 1);
+    }
+
+    #[test]
+    fn memory_is_told_of_engines_that_run_somewhere_and_is_less_than_there_is() {
+        let metrics = Metrics::new();
+        let recorder = metrics.recorder("m", "w");
+        assert!(!metrics.text().contains("memory_used_bytes{"));
+        recorder.runs_on(&Device::Cpu);
+        let text = metrics.text();
+        let told = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.rsplit(' ').next()?.parse::<u64>().ok()
+        };
+        if let Some(memory::Usage { limit, .. }) = memory::usage(&Device::Cpu) {
+            let used = told("penstock_engine_memory_used_bytes{").unwrap();
+            assert!((1..=limit).contains(&used), "{text}");
+            assert_eq!(told("penstock_engine_memory_limit_bytes{"), Some(limit));
+        }
     }
 }

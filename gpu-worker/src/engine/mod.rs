@@ -115,6 +115,7 @@ impl OnnxEngine {
         let began = Instant::now();
         let load::Loaded { info, intake, scheduler, cancel, limits, .. } = load::load(config)?;
         recorder.loaded(began.elapsed(), scheduler.capacity_tokens());
+        recorder.runs_on(&config.device);
         let shared = Shared { stopping: Arc::default(), steps: Arc::default(), pulse: Arc::default(), recorder };
         let (stopping, steps) = (Arc::clone(&shared.stopping), Arc::clone(&shared.steps));
         let pulse = Arc::clone(&shared.pulse);

@@ -70,6 +70,7 @@ impl EncoderEngine {
         let began = Instant::now();
         let Loaded { info, intake, encoder, window, limits, cancel } = load::load(config)?;
         recorder.loaded(began.elapsed(), 0);
+        recorder.runs_on(&config.device);
         let shared = Shared { stopping: Arc::default(), steps: Arc::default(), pulse: Arc::default(), recorder };
         let (stopping, steps) = (Arc::clone(&shared.stopping), Arc::clone(&shared.steps));
         let pulse = Arc::clone(&shared.pulse);
