@@ -211,7 +211,10 @@ impl Service {
         if let Then::Again(at) = then {
             self.put_down(&errand, at).await?;
         }
-        self.ports.shelf.take_away(shelf, &found.name).await?;
+        // Put down again for its own moment it is the same errand, and stays.
+        if then != Then::Again(due(&found.name)) {
+            self.ports.shelf.take_away(shelf, &found.name).await?;
+        }
         failure.map_or(Ok(()), Err)
     }
 
