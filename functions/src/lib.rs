@@ -61,7 +61,7 @@ pub async fn tick() -> Result<(), Error> {
 /// # Errors
 /// As [`serve`].
 pub async fn reconcile() -> Result<(), Error> {
-    let (service, _) = connect().await?;
+    let (service, _) = connect(None).await?;
     let run = |_: LambdaEvent<serde_json::Value>| {
         let service = Arc::clone(&service);
         async move {
