@@ -20,7 +20,9 @@ use harness::process::{Process, Signal};
 use harness::{built, given};
 use penstock_policy::id::JobId;
 use penstock_policy::job::State;
-use penstock_service::ports::Jobs;
+use penstock_service::PREPARED_LIST;
+use penstock_service::ports::{BlobKey, Blobs, Jobs};
+use serde_json::json;
 
 const MODEL: &str = "task-int4";
 
@@ -221,6 +223,35 @@ async fn a_worker_killed_between_claim_and_finish_or_in_mid_stream_is_replaced_a
     // At the full ten digits the model itself misses more often than elsewhere; what counts is that nothing has changed.
     assert!(right * 2 >= kills, "{right} of {kills} right");
     assert!(taken_over >= ENOUGH.0 && in_mid_stream >= ENOUGH.1, "the kills came too late to show anything");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prepared_questions_are_answered_before_anybody_asks_and_a_list_that_is_gone_prepares_nothing() {
+    let stack = Stack::start().await;
+    let _worker = stack.worker("preparer").await;
+    let preload = &stack.deployment.functions["preload"];
+    let question = |prompt: &str| json!({"model": MODEL, "messages": [{"role": "user", "content": prompt}]});
+    let (asked, other) = (question("R:4711="), question("R:4712="));
+    let list = BlobKey::new(PREPARED_LIST).unwrap();
+    let lines = format!("{asked}\n\n{other}\n{{\"model\": \"none\"}}\n");
+    stack.deployment.aws.put(&list, lines.into()).await.unwrap();
+    let begun = Instant::now();
+    let report = loop {
+        let report = preload.call(&json!({"source": "aws.events"})).await.unwrap();
+        assert_eq!((&report["questions"], report["failed"].as_array().unwrap().len()), (&json!(3), 1), "{report}");
+        if report["ready"] == 2 {
+            break report;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{report}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert_eq!(report["failed"][0]["line"], 4, "lines are counted as an editor does");
+    let reply = stack.client.post("/v1/chat/completions", asked.to_string()).await;
+    assert_eq!(reply.text(), "1174");
+    assert!(reply.header("x-penstock-job-id").is_empty() || reply.header("x-penstock-served-by") != "fresh");
+    stack.deployment.aws.remove(&list).await.unwrap();
+    let report = preload.call(&json!({})).await.unwrap();
+    assert_eq!(report, json!({"questions": 0, "ready": 0, "asked": 0, "failed": []}));
 }
 
 #[tokio::test(flavor = "multi_thread")]

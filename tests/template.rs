@@ -178,27 +178,47 @@ fn routes(router: &str, name: &str) -> BTreeSet<(String, String)> {
     found
 }
 
-/// The functions that a schedule calls, not the API.
-const SCHEDULED: [&str; 3] = ["control", "reconcile", "split"];
+/// The functions that a schedule calls, not the API: how often, and for how many seconds.
+const SCHEDULED: [(&str, &str, u64); 4] = [
+    ("control", "rate(1 minute)", 60),
+    ("preload", "rate(5 minutes)", 290),
+    ("reconcile", "rate(1 minute)", 60),
+    ("split", "rate(1 minute)", 60),
+];
+
+fn is_scheduled(binary: &str) -> bool {
+    SCHEDULED.iter().any(|(scheduled, ..)| *scheduled == binary)
+}
 
 #[test]
 fn what_no_client_calls_is_called_by_a_schedule_that_outlives_no_call() {
     let rules = resources("AWS::Events::Rule");
-    for binary in SCHEDULED {
+    let (timed, told): (Vec<&Value>, Vec<&Value>) =
+        rules.into_values().partition(|rule| rule["Properties"]["ScheduleExpression"].is_string());
+    let alias_of = |rule: &Value| rule["Properties"]["Targets"][0]["Arn"]["Ref"].as_str().unwrap().to_owned();
+    for (binary, rate, timeout) in SCHEDULED {
         let (name, function) = functions()[binary];
         let alias = format!("{name}Aliaslive");
-        let rule = rules.values().find(|rule| rule["Properties"]["Targets"][0]["Arn"]["Ref"] == alias.as_str());
+        let rule = timed.iter().find(|rule| alias_of(rule) == alias);
         let rule = rule.unwrap_or_else(|| panic!("nothing calls {binary}"));
-        assert_eq!(rule["Properties"]["ScheduleExpression"], "rate(1 minute)", "{binary}");
+        assert_eq!(rule["Properties"]["ScheduleExpression"], rate, "{binary}");
         // The next call finds the lease of the last one lapsed or about to.
-        assert_eq!(function["Timeout"], 60, "{binary}");
+        assert_eq!(function["Timeout"], timeout, "{binary}");
         let permitted = resources("AWS::Lambda::Permission").into_values().any(|permission| {
             let of = &permission["Properties"];
             of["Principal"] == "events.amazonaws.com" && of["FunctionName"]["Ref"] == alias.as_str()
         });
         assert!(permitted, "{binary} may not be called");
     }
-    assert_eq!(rules.len(), SCHEDULED.len());
+    assert_eq!(timed.len(), SCHEDULED.len());
+    // A new list of prepared questions is a call too.
+    let [told] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(alias_of(told), format!("{}Aliaslive", functions()["preload"].0));
+    let list = &told["Properties"]["EventPattern"]["detail"]["object"]["key"];
+    assert_eq!(*list, json!([penstock_service::PREPARED_LIST]));
+    let bucket = resources("AWS::S3::Bucket")["PayloadBucket"];
+    let notifies = &bucket["Properties"]["NotificationConfiguration"]["EventBridgeConfiguration"];
+    assert_eq!(notifies["EventBridgeEnabled"], true);
 }
 
 #[test]
@@ -206,7 +226,7 @@ fn the_api_has_the_routers_routes_each_on_the_function_that_serves_it() {
     let router = source("crates/service/src/door/http.rs");
     for (binary, (name, _)) in functions() {
         let main = source(&format!("functions/src/bin/{binary}.rs"));
-        if SCHEDULED.contains(&binary) {
+        if is_scheduled(binary) {
             assert!(integrations().iter().all(|(.., to)| !to["uri"].to_string().contains(&format!("{name}Alias"))));
             continue;
         }

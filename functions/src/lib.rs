@@ -19,7 +19,7 @@ use penstock_service::telemetry::emf::Emf;
 use penstock_service::telemetry::otlp::Otlp;
 use penstock_service::tokens::TrustedIssuers;
 use penstock_service::webhooks::HttpCourier;
-use penstock_service::{Lane, Service, Ticked, guarded};
+use penstock_service::{Lane, Prepared, Service, Ticked, guarded};
 use tower::ServiceExt;
 
 /// Serves some of the routes as a Lambda function, until Lambda ends the process.
@@ -139,6 +139,32 @@ async fn flush(traces: Option<&Otlp>) {
 /// What Lambda calls this function.
 fn function_name() -> String {
     std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| "penstock".to_owned())
+}
+
+/// Looks after the prepared answers whenever it is called, until Lambda ends the process. What it came to is told to the
+/// caller, if there is one, and what is wrong with the list is logged by line.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn prepare() -> Result<(), Error> {
+    let (service, _) = connect(None).await?;
+    let round = |_: LambdaEvent<serde_json::Value>| {
+        let service = Arc::clone(&service);
+        async move { prepared(&service).await.map_err(Error::from) }
+    };
+    lambda_runtime::run(service_fn(round)).await
+}
+
+/// A list that is gone prepares nothing any more.
+async fn prepared(service: &Arc<Service>) -> PortResult<serde_json::Value> {
+    let list = service.prepared_list().await?.unwrap_or_default();
+    let Prepared { questions, ready, asked, failed } = service.preload(&list).await?;
+    for (line, why) in &failed {
+        tracing::warn!(line, why, "a prepared question is not answered");
+    }
+    tracing::info!(questions, ready, asked, failed = failed.len(), "prepared answers are looked after");
+    let failed: Vec<_> = failed.iter().map(|(line, why)| serde_json::json!({"line": line, "why": why})).collect();
+    Ok(serde_json::json!({"questions": questions, "ready": ready, "asked": asked, "failed": failed}))
 }
 
 /// What a cold start does: reads the configuration and connects.

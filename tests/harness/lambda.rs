@@ -63,16 +63,17 @@ impl Function {
         self.environments.lock().unwrap().iter().filter_map(|environment| *environment.init.lock().unwrap()).collect()
     }
 
-    /// Invokes the function as a schedule or another event does, and waits for its end.
+    /// Invokes the function as a schedule or another event does, and waits for what it says at its end.
     ///
     /// # Errors
-    /// What the function failed with.
-    pub async fn call(&self, event: &Value) -> Result<(), String> {
+    /// What the function failed with, or says if that is no JSON.
+    pub async fn call(&self, event: &Value) -> Result<Value, String> {
         let mut answer = self.invoke(event).await;
+        let mut said = Vec::new();
         while let Some(piece) = answer.recv().await {
-            piece?;
+            said.extend_from_slice(&piece?);
         }
-        Ok(())
+        serde_json::from_slice(&said).map_err(|_| String::from_utf8_lossy(&said).into_owned())
     }
 
     /// Invokes the function; the answer's pieces arrive as the function sends them.

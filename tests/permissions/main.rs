@@ -19,7 +19,23 @@ const MODEL: &str = "task-int4";
 const ENCODER: &str = "random-encoder";
 
 /// What is permitted though nothing here needs it, and why it stays.
-const NOT_SHOWN: [(&str, &str); 8] = [
+const NOT_SHOWN: [(&str, &str); 18] = [
+    ("PreloadRole.ReadRatiosAndReturns: TLY#returns/*", "as for the front: a full queue"),
+    ("PreloadRole.BookReturnsAndCountUsage: TLY#returns/*", "the same"),
+    (
+        "PreloadRole.BookReturnsAndCountUsage: TLY#usage/*",
+        "answers found ready are counted a while later, when the process may have been stopped",
+    ),
+    ("PreloadRole.BookReturnsAndCountUsage: dynamodb:UpdateItem", "both of them"),
+    ("PreloadRole.ReadPoolsAndWorkers: WRK#*", "read where no control tick has ever published rates"),
+    ("PreloadRole.RecordJobs: dynamodb:GetItem", "a question that is still being answered when the next call comes"),
+    (
+        "PreloadRole.FindClaimAndClearMarkers: dynamodb:GetItem",
+        "a marker that somebody wrote between the look and the claim",
+    ),
+    ("PreloadRole.FindClaimAndClearMarkers: dynamodb:DeleteItem", "a message that its queue refused"),
+    ("PreloadRole.StoreLargePayloads: s3:DeleteObject", "the same, of a large question"),
+    ("PreloadRole.ReadLargeAnswers: s3:GetObject", "as for the front"),
     (
         "FrontRole.CountForRampsReturnsAndRatios: TLY#returns/*",
         "slots are booked when the virtual queue is full for longer than clients wait; crates/sim/tests/load has it",

@@ -10,7 +10,8 @@ use penstock_policy::gcra::Limit;
 use penstock_policy::id::TenantId;
 use penstock_policy::tenant::{Budget, Period, Ramp, TenantLimits};
 use penstock_service::ApiKey;
-use penstock_service::ports::{Clock, Control, Entropy, Tenant};
+use penstock_service::PREPARED_LIST;
+use penstock_service::ports::{BlobKey, Blobs, Clock, Control, Entropy, Tenant};
 use penstock_service::system::{OsEntropy, SystemClock};
 use serde_json::{Value, json};
 
@@ -32,6 +33,7 @@ pub(crate) async fn run(deployment: &Deployment) {
     a_tenant_with_limits_is_held_to_them(&limited).await;
     what_was_stored_for_a_refused_request_is_removed(&self::limited(deployment, "tight", 1).await).await;
     jobs_are_shown_explained_and_cancelled(&client).await;
+    questions_are_prepared(deployment).await;
     responses_are_kept_and_removed(&client).await;
     large_requests_and_results_take_the_way_around(&client).await;
 
@@ -89,6 +91,26 @@ async fn answers_are_made_kept_and_given_again(client: &Client) {
     let retried = client.post_with("/v1/chat/completions", &[("x-stainless-retry-count", "1")], warm.to_string()).await;
     assert_eq!(retried.status, 200);
     assert_eq!(client.ask_anew(MODEL, "C:333=", "once").await.status, 200);
+}
+
+/// Asked when the list is new, found answered later, and refused where the model is none.
+async fn questions_are_prepared(deployment: &Deployment) {
+    let list = BlobKey::new(PREPARED_LIST).unwrap();
+    let none = deployment.functions["preload"].call(&json!({"source": "aws.events"})).await.unwrap();
+    assert_eq!(none["questions"], 0, "there is no list yet: {none}");
+    let lines = [chat("R:4711="), long("R:4712="), json!({"model": "none", "messages": []})];
+    let lines = lines.map(|line| line.to_string()).join("\n");
+    deployment.aws.put(&list, lines.into()).await.unwrap();
+    let begun = std::time::Instant::now();
+    loop {
+        let report = deployment.functions["preload"].call(&json!({"source": "aws.s3"})).await.unwrap();
+        assert_eq!(report["questions"], 3, "{report}");
+        if report["ready"] == 2 {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{report}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 async fn a_tenant_with_limits_is_held_to_them(client: &Client) {
