@@ -2,8 +2,10 @@
 //!
 //! Format: <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>.
 //! Every series that CloudWatch makes is billed, so only stage, pool, class and outcome are dimensions; the other labels
-//! stand in the line, where Logs Insights finds them.
+//! stand in the line, where Logs Insights finds them. A series is billed for each hour in which it is sent anything, so one
+//! that rests at zero is not sent: after something else its zero is told once. What is missing reads as nothing.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,13 +22,27 @@ pub struct Emf {
     stage: String,
     clock: Arc<dyn Clock>,
     out: Mutex<Box<dyn Write + Send>>,
+    /// The series that were last something else than zero: as many as pools have classes and outcomes.
+    stirring: Mutex<BTreeSet<String>>,
 }
 
 impl Emf {
     /// Writes to `out`, which a Lambda function's log is made of, as the stage of that name.
     #[must_use]
     pub fn new(stage: &str, clock: Arc<dyn Clock>, out: Box<dyn Write + Send>) -> Self {
-        Self { stage: stage.to_owned(), clock, out: Mutex::new(out) }
+        Self { stage: stage.to_owned(), clock, out: Mutex::new(out), stirring: Mutex::default() }
+    }
+
+    /// Whether a record says nothing that the last one of its series has not said.
+    fn rests(&self, labels: &[(Label, &str)], values: &[(Metric, f64)]) -> bool {
+        let dimensions = labels.iter().filter(|(label, _)| is_dimension(*label)).map(|(_, value)| *value);
+        let series: Vec<&str> = dimensions.chain(values.iter().map(|(metric, _)| metric.name())).collect();
+        let mut stirring = self.stirring.lock().unwrap_or_else(PoisonError::into_inner);
+        if values.iter().any(|(_, value)| *value != 0.0) {
+            stirring.insert(series.join(" "));
+            return false;
+        }
+        !stirring.remove(&series.join(" "))
     }
 
     fn line(&self, labels: &[(Label, &str)], values: &[(Metric, f64)]) -> Value {
@@ -53,6 +69,9 @@ impl Emf {
 
 impl Meter for Emf {
     fn record(&self, labels: &[(Label, &str)], values: &[(Metric, f64)]) {
+        if self.rests(labels, values) {
+            return;
+        }
         // In one write: lines of several threads must not run into each other.
         let line = format!("{}\n", self.line(labels, values));
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,6 +127,24 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn what_rests_at_zero_is_told_once_and_not_again() {
+        let written = Shared::default();
+        let emf = Emf::new("dev", Arc::new(Still), Box::new(written.clone()));
+        let lines = || String::from_utf8(written.0.lock().unwrap().clone()).unwrap().lines().count();
+        let backlog = |pool: &str, jobs: f64| {
+            emf.record(&[(Label::Pool, pool)], &[(Metric::Backlog, jobs), (Metric::BacklogTokens, 0.0)]);
+        };
+        backlog("main", 0.0);
+        assert_eq!(lines(), 0);
+        backlog("main", 2.0);
+        backlog("other", 0.0);
+        assert_eq!(lines(), 1);
+        backlog("main", 0.0);
+        backlog("main", 0.0);
+        assert_eq!(lines(), 2);
     }
 
     #[test]
