@@ -1,6 +1,14 @@
 //! The templates against the code they deploy: what CloudFormation would only find out at deployment, or nobody until
 //! the first request.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test may stop at the first surprise and prints its figures"
+)]
+
+#[path = "template/idle.rs"]
+mod idle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -59,9 +67,12 @@ fn resources(kind: &str) -> BTreeMap<&'static str, &'static Value> {
     all.filter(|(_, resource)| resource["Type"] == kind).map(|(name, resource)| (name.as_str(), resource)).collect()
 }
 
-/// The functions as SAM translates them, by the binary that each is built from.
+/// The check of a release, the one function that is no program of ours.
+const PREFLIGHT: &str = "Preflight";
+
+/// Our functions as SAM translates them, by the binary that each is built from.
 fn functions() -> BTreeMap<&'static str, (&'static str, &'static Value)> {
-    let translated = resources("AWS::Lambda::Function").into_iter();
+    let translated = resources("AWS::Lambda::Function").into_iter().filter(|(name, _)| *name != PREFLIGHT);
     let named = translated.map(|(name, function)| {
         let metadata = &templates()["source"]["Resources"][name]["Metadata"];
         assert_eq!(metadata["BuildMethod"], "rust-cargolambda", "{name}");
@@ -176,6 +187,87 @@ fn routes(router: &str, name: &str) -> BTreeSet<(String, String)> {
         }
     }
     found
+}
+
+#[test]
+fn a_release_of_front_is_asked_first_then_tried_and_taken_back_by_an_alarm() {
+    let groups = resources("AWS::CodeDeploy::DeploymentGroup");
+    assert_eq!(groups.keys().collect::<Vec<_>>(), [&"FrontDeploymentGroup"], "what nobody waits for changes at once");
+    let group = &groups["FrontDeploymentGroup"]["Properties"];
+    let alarms = &group["AlarmConfiguration"]["Fn::If"];
+    assert_eq!(alarms[0], "AlarmsAreWanted");
+    assert_eq!(alarms[1]["Alarms"][0]["Name"], json!({"Fn::GetAtt": ["Observability", "Outputs.CanaryAlarm"]}));
+    let rolled_back: Vec<&Value> = several(&group["AutoRollbackConfiguration"]["Events"]);
+    assert!(
+        rolled_back.contains(&&json!("DEPLOYMENT_STOP_ON_ALARM"))
+            && rolled_back.contains(&&json!("DEPLOYMENT_FAILURE"))
+    );
+    let release = &templates()["source"]["Parameters"]["Release"];
+    for name in several(&release["AllowedValues"]) {
+        let name = name.as_str().unwrap();
+        assert!(name == "AllAtOnce" || name.starts_with("Canary") || name.starts_with("Linear"), "{name}");
+    }
+    let alias = &resources("AWS::Lambda::Alias")["FrontAliaslive"]["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"];
+    assert_eq!(alias["BeforeAllowTrafficHook"]["Ref"], PREFLIGHT);
+    let check = &resources("AWS::Lambda::Function")[PREFLIGHT]["Properties"];
+    let version = check["Environment"]["Variables"]["NEW_VERSION"]["Ref"].as_str().unwrap();
+    assert!(resources("AWS::Lambda::Version")[version]["Properties"]["FunctionName"]["Ref"] == "Front", "{version}");
+    assert_eq!(check["Environment"]["Variables"]["PENSTOCK_MARKER_SECRET"], "", "the check needs no secret");
+    assert!(check["FunctionName"]["Fn::Sub"].as_str().unwrap().starts_with("CodeDeployHook_"));
+}
+
+#[test]
+fn a_call_that_nobody_waits_for_is_not_lost_without_a_word() {
+    let configurations = resources("AWS::Lambda::EventInvokeConfig");
+    for (binary, ..) in SCHEDULED {
+        let (name, _) = functions()[binary];
+        let of = configurations.values().find(|config| config["Properties"]["FunctionName"]["Ref"] == name);
+        let of = &of.unwrap_or_else(|| panic!("{binary} fails unheard"))["Properties"];
+        assert_eq!(of["DestinationConfig"]["OnFailure"]["Destination"], json!({"Fn::GetAtt": ["FailedCalls", "Arn"]}));
+        assert_eq!(of["Qualifier"], "live", "{binary}: the schedule calls the alias");
+    }
+}
+
+/// In both positions: what a switch adds, and that nothing of it is there otherwise.
+#[test]
+fn switches_add_what_they_say_and_nothing_else_is_conditional() {
+    let switched = |condition: &str| {
+        let all = object(&templates()["root"]["Resources"]).iter();
+        let mut nested: Vec<&str> = object(&templates()["nested"]["data.yaml"]["Resources"])
+            .iter()
+            .filter(|(_, resource)| resource["Condition"] == condition)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        nested.extend(all.filter(|(_, resource)| resource["Condition"] == condition).map(|(name, _)| name.as_str()));
+        nested
+    };
+    assert_eq!(switched("FirewallIsWanted"), ["Waf"]);
+    assert_eq!(switched("DashboardsAreWanted"), ["Boards"]);
+    assert_eq!(switched("KeyIsOurs"), ["Key"]);
+    let tables = resources("AWS::DynamoDB::Table");
+    for (name, table) in tables {
+        let words = matches!(name, "JobTable" | "CacheTable");
+        let key = &table["Properties"]["SSESpecification"]["Fn::If"];
+        assert_eq!(
+            key[0] == "KeyIsOurs" && key[1]["SSEType"] == "KMS",
+            words,
+            "{name} holds words of tenants: {words}"
+        );
+    }
+    let mut users = 0;
+    let mut count = |object: &Map<String, Value>| {
+        if object.get("Sid") == Some(&json!("UseOurKeyThroughTheStores")) {
+            users += 1;
+            assert!(object["Condition"]["StringLike"]["kms:ViaService"].is_array(), "the key is for the stores alone");
+        }
+    };
+    visit(&templates()["root"], &mut count);
+    visit(&templates()["nested"], &mut count);
+    // Every function has to do with jobs, and so have workers.
+    assert_eq!(users, functions().len() + 1);
+    let rules = several(&resources("AWS::WAFv2::WebACL")["WebAcl"]["Properties"]["Rules"]);
+    let text = serde_json::to_string(&rules).unwrap();
+    assert!(text.contains("RateBasedStatement") && !text.contains("CommonRuleSet"), "no rule may look into prompts");
 }
 
 /// The functions that a schedule calls, not the API: how often, and for how many seconds.
@@ -328,7 +420,7 @@ fn queues_keep_messages_longer_than_their_class_is_patient_and_payloads_longer_s
     let adapter = source("crates/aws/src/setup.rs");
     let most_receives = number(&adapter, "MOST_RECEIVES: u32 = ");
     let queues = resources("AWS::SQS::Queue");
-    assert_eq!(queues.len(), 2 * Class::ALL.len());
+    assert_eq!(queues.len(), 2 * Class::ALL.len() + 1, "and one of failed calls");
     let named = |name: &str| {
         let name = json!({"Fn::Sub": format!("${{Stage}}-${{DefaultPool}}-{name}")});
         let (resource, queue) = queues.iter().find(|(_, queue)| queue["Properties"]["QueueName"] == name).unwrap();
@@ -395,15 +487,20 @@ fn a_role_may_do_named_things_to_named_things_and_only_what_the_adapter_does() {
     let mut statements = 0;
     visit(templates(), &mut |object| {
         assert!(!object.contains_key("ManagedPolicyArns"), "managed policies allow more than is needed: {object:?}");
-        if object.get("Effect") != Some(&json!("Allow")) {
+        // The policy of a key leaves it to the roles, which this form says.
+        let of_account = object.get("Principal").is_some_and(|principal| principal["AWS"].is_object());
+        if object.get("Effect") != Some(&json!("Allow")) || of_account {
             return;
         }
         statements += 1;
         for action in several(&object["Action"]) {
             let action = action.as_str().unwrap();
             assert!(!action.contains('*'), "{object:?}");
-            // What Lambda itself does, what EC2 and Lambda do to become the role, and what only colours S3's answers.
-            let not_ours = action.starts_with("logs:") || ["sts:AssumeRole", "s3:ListBucket"].contains(&action);
+            // What Lambda itself does, what services do to become the role, what only colours S3's answers, what the stores do
+            // with our key, and what a release takes.
+            let not_ours =
+                ["logs:", "kms:", "lambda:", "codedeploy:", "cloudwatch:"].iter().any(|of| action.starts_with(of))
+                    || ["sts:AssumeRole", "s3:ListBucket"].contains(&action);
             assert!(not_ours || adapter.contains(&format!(".{}()", method(action))), "nothing calls {action}");
             let keys = &object.get("Condition").unwrap_or(&Value::Null)["ForAllValues:StringLike"];
             let bounded = keys["dynamodb:LeadingKeys"].as_array().is_some_and(|keys| !keys.contains(&json!("*")));
@@ -424,7 +521,7 @@ fn a_role_may_do_named_things_to_named_things_and_only_what_the_adapter_does() {
         let role = function["Role"]["Fn::GetAtt"][0].as_str().unwrap();
         assert!(roles.contains_key(role), "{binary} has no role of its own");
     }
-    assert_eq!(roles.len(), functions().len() + 1, "one role a function and one for workers");
+    assert_eq!(roles.len(), functions().len() + 3, "one role a function, and for workers, for a release and its check");
 }
 
 #[test]

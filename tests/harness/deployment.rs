@@ -80,8 +80,12 @@ pub async fn deploy_with(
     }
     let key = tenant_with_key(&aws).await;
 
+    // Those of programs of ours; AWS itself takes the others.
+    let ours = stack["functions"].as_object().unwrap().values().map(|about| about["role"].as_str().unwrap());
+    let ours: BTreeSet<&str> = ours.chain([WORKER]).collect();
     let mut gates = BTreeMap::new();
-    for (name, policies) in stack["roles"].as_object().unwrap() {
+    for (name, policies) in stack["roles"].as_object().unwrap().iter().filter(|(name, _)| ours.contains(name.as_str()))
+    {
         let role = changed(Role::read(name, policies.as_array().unwrap()));
         gates.insert(name.clone(), Gate::open(endpoint, role).await);
     }
@@ -204,6 +208,15 @@ impl Deployment {
     #[must_use]
     pub fn used(&self) -> BTreeSet<Permission> {
         self.gates.values().flat_map(|gate| gate.used()).collect()
+    }
+
+    /// How often each action was asked for under a role so far.
+    ///
+    /// # Panics
+    /// If no program has such a role.
+    #[must_use]
+    pub fn calls(&self, role: &str) -> BTreeMap<String, u64> {
+        self.gates[role].calls()
     }
 
     /// What was refused so far, a line each; it is forgiven with this.

@@ -68,12 +68,20 @@ impl Function {
     /// # Errors
     /// What the function failed with, or says if that is no JSON.
     pub async fn call(&self, event: &Value) -> Result<Value, String> {
-        let mut answer = self.invoke(event).await;
-        let mut said = Vec::new();
-        while let Some(piece) = answer.recv().await {
-            said.extend_from_slice(&piece?);
-        }
+        let said = self.answer(event).await?;
         serde_json::from_slice(&said).map_err(|_| String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// Invokes the function and gives all that it answers.
+    ///
+    /// # Errors
+    /// What the function failed with.
+    pub async fn answer(&self, event: &Value) -> Result<Vec<u8>, String> {
+        let (mut answer, mut whole) = (self.invoke(event).await, Vec::new());
+        while let Some(piece) = answer.recv().await {
+            whole.extend_from_slice(&piece?);
+        }
+        Ok(whole)
     }
 
     /// Invokes the function; the answer's pieces arrive as the function sends them.

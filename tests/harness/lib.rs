@@ -7,6 +7,7 @@ pub mod deployment;
 pub mod faults;
 pub mod hub;
 pub mod iam;
+pub mod idle;
 pub mod lambda;
 #[cfg(feature = "aws")]
 pub mod ministack;

@@ -1,10 +1,16 @@
 //! The roles of the template against the programs that run under them, both ways: whatever a program asked of AWS was
 //! permitted, or the test that asked has failed; and whatever is permitted was asked for by somebody, or stands below with
 //! its reason.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test may stop at the first surprise and prints its figures"
+)]
 
 mod hours;
 mod programs;
+mod release;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,8 +18,13 @@ use std::time::Duration;
 use harness::client::Client;
 use harness::deployment::{deploy, deploy_with};
 use harness::iam::Permission;
+use harness::idle;
 use harness::ministack::Ministack;
 use harness::process::Process;
+use penstock_policy::id::PoolId;
+use penstock_service::ports::{Clock, Control, Pool};
+use penstock_service::system::SystemClock;
+use serde_json::json;
 
 const MODEL: &str = "task-int4";
 const ENCODER: &str = "random-encoder";
@@ -75,8 +86,9 @@ async fn every_permission_is_needed_and_every_need_is_permitted() {
     let named = |permission: &Permission| permission.to_string().replace(bucket, "payload");
     let shown: BTreeSet<String> = deployment.used().iter().map(named).collect();
     let permitted: BTreeSet<String> = deployment.permissions().iter().map(named).collect();
-    // Lambda itself writes the logs.
-    let ours = permitted.iter().filter(|permission| !permission.contains(".Log: logs:"));
+    // Lambda itself writes the logs, and tells of calls that failed.
+    let by_lambda = |permission: &str| permission.contains(".Log: ") || permission.contains(".TellOfFailedCalls: ");
+    let ours = permitted.iter().filter(|permission| !by_lambda(permission));
     let excused: BTreeSet<&str> = NOT_SHOWN.iter().map(|(permission, _)| *permission).collect();
     let idle: Vec<&String> =
         ours.filter(|permission| !shown.contains(*permission) && !excused.contains(permission.as_str())).collect();
@@ -109,4 +121,36 @@ async fn without_a_permission_what_needs_it_fails_and_says_so() {
         let said = denied.iter().any(|line| line.starts_with(&format!("{role} may not ")));
         assert!(said, "{gone}: {denied:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_minute_takes_no_more_than_the_idle_month_is_priced_by() {
+    let ministack = Ministack::start().await;
+    let deployment = deploy(&ministack, "idle", &[MODEL]).await;
+    let pool = Pool::new(PoolId::new(MODEL).unwrap(), MODEL, 64, SystemClock.now());
+    deployment.aws.put_pool(&pool).await.unwrap();
+    let control = &deployment.functions["control"];
+    let tick = async || {
+        let before = deployment.calls("ControlRole");
+        control.call(&json!({"source": "aws.events"})).await.unwrap();
+        let after = deployment.calls("ControlRole");
+        let of = |kind: &str, names: &[&str]| -> u64 {
+            let count = |calls: &std::collections::BTreeMap<String, u64>| -> u64 {
+                let of = calls.iter().filter(|(action, _)| {
+                    action.starts_with(kind) && (names.is_empty() || names.iter().any(|name| action.ends_with(name)))
+                });
+                of.map(|(_, count)| count).sum()
+            };
+            count(&after) - count(&before)
+        };
+        let reads = of("dynamodb:", &["GetItem", "Query"]);
+        (reads, of("dynamodb:", &["UpdateItem", "PutItem", "DeleteItem"]), of("sqs:", &[]))
+    };
+    let first = tick().await;
+    let (reads, writes, queues) = tick().await;
+    println!(
+        "control, calls of a first minute {first:?} and of another: {reads} reads, {writes} writes, {queues} of queues"
+    );
+    assert!(reads <= u64::from(idle::READS) && writes <= u64::from(idle::WRITES), "{reads} {writes}");
+    assert!(queues <= u64::from(idle::QUEUE_CALLS), "{queues}");
 }

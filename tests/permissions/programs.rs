@@ -35,6 +35,7 @@ pub(crate) async fn run(deployment: &Deployment) {
     jobs_are_shown_explained_and_cancelled(&client).await;
     questions_are_prepared(deployment).await;
     responses_are_kept_and_removed(&client).await;
+    files_are_kept_and_removed(&client).await;
     large_requests_and_results_take_the_way_around(&client).await;
 
     for worker in &mut workers {
@@ -160,6 +161,19 @@ async fn responses_are_kept_and_removed(client: &Client) {
     assert_eq!(client.post(&format!("/v1/responses/{second}/cancel"), "").await.status, 200);
     assert_eq!(client.send("DELETE", &format!("/v1/responses/{first}")).await.status, 200);
     assert_eq!(client.send("GET", &format!("/v1/responses/{first}")).await.status, 404);
+}
+
+async fn files_are_kept_and_removed(client: &Client) {
+    let form = "--edge\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nuser_data\r\n\
+        --edge\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.txt\"\r\n\
+        content-type: text/plain\r\n\r\nwater\r\n--edge--\r\n";
+    let media = [("content-type", "multipart/form-data; boundary=edge")];
+    let kept = client.post_with("/v1/files", &media, form.to_owned()).await;
+    assert_eq!(kept.status, 200, "{}", kept.body);
+    let file = id_of(&kept);
+    assert_eq!(client.send("GET", "/v1/files").await.status, 200);
+    assert_eq!(client.send("GET", &format!("/v1/files/{file}/content")).await.body, "water");
+    assert_eq!(client.send("DELETE", &format!("/v1/files/{file}")).await.status, 200);
 }
 
 async fn large_requests_and_results_take_the_way_around(client: &Client) {

@@ -24,6 +24,8 @@ def beyond_the_emulator(resource):
     """Why the emulator cannot make a resource, or None."""
     if resource["Type"] == "AWS::CloudWatch::Alarm" and "Metrics" in resource["Properties"]:
         return "alarms on metric math"
+    if resource["Type"].startswith("AWS::CodeDeploy::"):
+        return "releases by CodeDeploy"
     return None
 
 
@@ -79,7 +81,8 @@ class Emulator:
 
 def routes(source, root):
     """Every route of the API with the binary that serves it."""
-    functions = {n: r for n, r in source["Resources"].items() if r["Type"] == "AWS::Serverless::Function"}
+    kind = "AWS::Serverless::Function"
+    functions = {n: r for n, r in source["Resources"].items() if r["Type"] == kind and "BuildMethod" in r["Metadata"]}
     for path, methods in root["Resources"]["Api"]["Properties"]["Body"]["paths"].items():
         for method, about in methods.items():
             uri = about["x-amazon-apigateway-integration"]["uri"]["Fn::Sub"]
@@ -119,7 +122,8 @@ def main():
     roles = {r["LogicalResourceId"]: r["PhysicalResourceId"] for r in resources if r["ResourceType"] == "AWS::IAM::Role"}
     functions = {}
     for name, resource in source["Resources"].items():
-        if resource["Type"] != "AWS::Serverless::Function":
+        # Those that are ours: built, not brought along as they are.
+        if resource["Type"] != "AWS::Serverless::Function" or "BuildMethod" not in resource["Metadata"]:
             continue
         made = emulator.client("lambda").get_function_configuration(FunctionName=named[name])
         [role] = [logical for logical, physical in roles.items() if made["Role"].endswith(f"/{physical}")]

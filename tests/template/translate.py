@@ -29,9 +29,12 @@ def read(path):
 def translated(source):
     template = copy.deepcopy(source)
     # What `sam package` does before SAM's translator sees a template: artefacts are in S3.
-    template["Globals"]["Function"]["CodeUri"] = {"Bucket": "artefacts", "Key": "code.zip"}
+    packaged = {"Bucket": "artefacts", "Key": "code.zip"}
+    template["Globals"]["Function"]["CodeUri"] = packaged
     for resource in template["Resources"].values():
         resource.pop("Metadata", None)
+        if "CodeUri" in resource.get("Properties", {}):
+            resource["Properties"]["CodeUri"] = packaged
     return transform(template, {}, NoManagedPolicies())
 
 
