@@ -29,8 +29,8 @@ use serde_json::json;
 const MODEL: &str = "task-int4";
 const ENCODER: &str = "random-encoder";
 
-/// What is permitted though nothing here needs it, and why it stays.
-const NOT_SHOWN: [(&str, &str); 18] = [
+/// What is permitted though nothing here needs it, by the beginning of its name, and why it stays.
+const NOT_SHOWN: [(&str, &str); 33] = [
     ("PreloadRole.ReadRatiosAndReturns: TLY#returns/*", "as for the front: a full queue"),
     ("PreloadRole.BookReturnsAndCountUsage: TLY#returns/*", "the same"),
     (
@@ -73,6 +73,21 @@ const NOT_SHOWN: [(&str, &str); 18] = [
         "JobsRole.ShowCancelAndForgetJobs: dynamodb:DeleteItem",
         "chunks of a job cancelled in mid-answer, which its worker may have removed first",
     ),
+    ("SplitRole.", "no batch is run here; tests/contract has its ports, crates/sim/tests the whole"),
+    ("ReconcileRole.", "nothing is left lying here; tests/contract has its ports, crates/sim/tests the whole"),
+    ("ControlRole.FindParkedJobs", "nothing is parked here; crates/sim/tests/parked.rs has it"),
+    ("ControlRole.LeadAndPublish: BRD#parking/*", "the same"),
+    ("ControlRole.ReleaseParkedJobs", "the same"),
+    ("ControlRole.SendParkedJobs", "the same"),
+    ("ControlRole.DoErrands", "no webhook is told of here, and no file has ended"),
+    ("ControlRole.LookAtResponses", "the same"),
+    ("ControlRole.ReadKeptResponses", "the same"),
+    ("ControlRole.RemoveFilesThatHaveEnded", "the same"),
+    ("ControlRole.TellWhatIsNotKept", "the same"),
+    ("FrontRole.WriteDownWhatIsToBeTold", "the same"),
+    ("WorkerRole.WriteDownWhatIsToBeTold", "the same"),
+    ("WorkerRole.ReadKeptResponses", "the same"),
+    ("JobsRole.Keep", "uploads in parts, which tests/contract has; files are kept and removed here"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,15 +104,15 @@ async fn every_permission_is_needed_and_every_need_is_permitted() {
     // Lambda itself writes the logs, and tells of calls that failed.
     let by_lambda = |permission: &str| permission.contains(".Log: ") || permission.contains(".TellOfFailedCalls: ");
     let ours = permitted.iter().filter(|permission| !by_lambda(permission));
-    let excused: BTreeSet<&str> = NOT_SHOWN.iter().map(|(permission, _)| *permission).collect();
-    let idle: Vec<&String> =
-        ours.filter(|permission| !shown.contains(*permission) && !excused.contains(permission.as_str())).collect();
+    let excused = |permission: &str| NOT_SHOWN.iter().any(|(beginning, _)| permission.starts_with(beginning));
+    let idle: Vec<&String> = ours.filter(|permission| !shown.contains(*permission) && !excused(permission)).collect();
     let denied = deployment.take_denied();
     assert!(denied.is_empty(), "needed and not permitted:\n{}", denied.join("\n"));
     assert!(idle.is_empty(), "permitted and not needed: {idle:#?}");
-    for excused in excused {
+    for (excused, _) in NOT_SHOWN {
         // Some are shown by chance, when one of two programs is quicker.
-        assert!(permitted.contains(excused), "no longer permitted, so it needs no excuse: {excused}");
+        let is_permitted = permitted.iter().any(|permission| permission.starts_with(excused));
+        assert!(is_permitted, "no longer permitted, so it needs no excuse: {excused}");
     }
 }
 
