@@ -1,11 +1,6 @@
 //! The templates against the code they deploy: what CloudFormation would only find out at deployment, or nobody until
 //! the first request.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test may stop at the first surprise and prints its figures"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise and prints its figures")]
 
 #[path = "template/idle.rs"]
 mod idle;

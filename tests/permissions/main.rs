@@ -1,12 +1,7 @@
 //! The roles of the template against the programs that run under them, both ways: whatever a program asked of AWS was
 //! permitted, or the test that asked has failed; and whatever is permitted was asked for by somebody, or stands below with
 //! its reason.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test may stop at the first surprise and prints its figures"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise and prints its figures")]
 
 mod hours;
 mod programs;

@@ -20,7 +20,6 @@ const CONNECT: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(30);
 
 /// A client whose connections go no further than `reach`, to be finished by its user.
-#[must_use]
 pub fn client_of(reach: Reach) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .redirect(Policy::none())
