@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
     after_help = "Examples:\n  penstock simulate --shape 'surge 50 3000 5m' --html report.html\n  penstock simulate --log \
                   access.log --policy penstock,reactive\n  penstock simulate --scenario scenario.json --json\n\nA scenario \
                   is a JSON file of load, classes, tokens, repeats, tenants, clients, worker, market and fallback; every \
-                  part has a default. See the handbook."
+                  part has a default."
 )]
 pub(crate) struct Simulate {
     /// A part of it alone.

@@ -114,7 +114,9 @@ impl Aws {
             },
         };
         if found.spec.is_none() && found.head.state.is_terminal() {
-            // By one that took us for dead, sent the job again and did not hear whether that had succeeded.
+            // By one that took us for dead, sent the job again and did not hear whether that had succeeded; or somebody did not
+            // want it before it was there. Our message will not run, so what we took is ours to give back.
+            self.undo(done, message.spec.id, acceptance.nonce).await;
             return Err(PortError::Unavailable {
                 store: DYNAMODB,
                 cause: "the job was called off meanwhile".to_owned(),

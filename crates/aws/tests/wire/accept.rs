@@ -331,12 +331,13 @@ async fn a_failed_marker_write_gives_everything_back() {
 }
 
 #[tokio::test]
-async fn a_cancel_before_the_record_stays_a_cancel() {
+async fn a_cancel_before_the_record_stays_a_cancel_and_nobody_is_told_that_it_was_accepted() {
     let world = World::new().await;
     let wanted = acceptance(fresh_job());
     let job = wanted.message.spec.id;
     let cancel = Stepped::from(Step::Cancel { regardless_of_interest: true });
     world.aws.step(job, &cancel, Nonce(u64::MAX), NOW).await.unwrap().unwrap();
-    assert!(matches!(accept(&world, &wanted).await.unwrap(), Accepted::Yes { .. }));
+    assert!(matches!(accept(&world, &wanted).await, Err(PortError::Unavailable { .. })));
     assert_eq!(record(&world, job).await.unwrap().head.state, State::Cancelled);
+    assert_nothing_left(&world, job).await;
 }
