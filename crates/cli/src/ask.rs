@@ -38,6 +38,7 @@ pub(crate) async fn run(args: Ask) -> Result<(), CliError> {
         upstream,
         issuers: Vec::new(),
         workers: 1,
+        autoscale: None,
         port: 0,
         data: Data::Memory,
         traces: None,

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use penstock_gpu_worker::engine::device::Device;
 
 use crate::batch_command::BatchCommand;
+use crate::local_fleet::Range;
 use crate::models::command::ModelCommand;
 use crate::simulate_command::Simulate;
 use crate::tenant_command::{Place, TenantCommand, parse_time};
@@ -67,6 +68,14 @@ pub(crate) enum Command {
   penstock breaker my-model --refuse --for 1h
   penstock breaker my-model --clear")]
     Breaker(Breaker),
+    /// Show what the fleet of a pool did in the last hour and why, tick by tick.
+    ///
+    /// Works on the server that `penstock up` has running and, with --aws (in builds with the feature `aws`), on a
+    /// deployment.
+    #[command(after_help = "Examples:
+  penstock fleet my-model
+  penstock fleet my-model --record ticks.jsonl    (then: penstock simulate replay ticks.jsonl)")]
+    Fleet(FleetArgs),
     /// Simulate whole requests, or forecasts, fleets and spot markets alone, by the code that runs, beside what others would
     /// have done.
     Simulate(Box<Simulate>),
@@ -90,6 +99,18 @@ pub(crate) struct Breaker {
     /// For how long, such as 15m or 2h; 30 days at most.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time, requires = "order")]
     pub(crate) time: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// `penstock fleet`.
+#[derive(Debug, Args)]
+pub(crate) struct FleetArgs {
+    /// The pool.
+    pub(crate) pool: String,
+    /// Write every tick with all that its plan was made from, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) place: Place,
 }
@@ -130,6 +151,14 @@ pub(crate) struct Up {
     /// Workers for each model; 0 starts the front door alone.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=64))]
     pub(crate) workers: u32,
+    /// Start and end workers of each model as the load asks for, within MIN..MAX (such as 0..4). It begins with one at
+    /// least, to measure the model. With 0 as MIN a request that finds nobody waits for a worker's start, which its
+    /// promise includes. What was done and why: `penstock fleet`.
+    #[arg(long, value_name = "MIN..MAX", conflicts_with = "workers")]
+    pub(crate) autoscale: Option<Range>,
+    /// With --autoscale: how long less must have been needed before a worker goes.
+    #[arg(long, default_value = "15m", value_name = "TIME", value_parser = parse_time)]
+    pub(crate) calm: Duration,
     /// The port on 127.0.0.1; 0 takes a free one.
     #[arg(long, default_value_t = 8700, value_name = "N")]
     pub(crate) port: u16,

@@ -14,6 +14,7 @@ use penstock_gpu_worker::engine::metrics::{Metrics, OPEN_METRICS};
 use penstock_gpu_worker::engine::{AnyEngine, EngineConfig};
 use penstock_policy::classes::Class;
 use penstock_policy::degrade::{Order, SLOT};
+use penstock_policy::forecast::LocalTime;
 use penstock_policy::gcra::Limit;
 use penstock_policy::id::TenantId;
 use penstock_policy::tenant::FallbackConsent;
@@ -30,13 +31,14 @@ use penstock_service::telemetry::spans::{Tracer, Untraced};
 use penstock_service::tokens::TrustedIssuers;
 use penstock_service::tokens::issuer::IssuerConfig;
 use penstock_service::webhooks::HttpCourier;
-use penstock_service::{ApiKey, Lane, OperatorKey, Ports, Prepared, Service, guarded};
+use penstock_service::{ApiKey, Lane, OperatorKey, Prepared, Service, guarded};
 use penstock_sqlite::{DiskBlobs, Durability, Sqlite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::command::EngineArgs;
 use crate::error::CliError;
+use crate::local_fleet::{Autoscale, Blueprint, LocalFleet, threads};
 use crate::models::{self, Model};
 use crate::onnx_runtime;
 use crate::paths;
@@ -88,6 +90,8 @@ pub(crate) struct Plan {
     pub(crate) upstream: UpstreamArgs,
     pub(crate) issuers: Vec<IssuerConfig>,
     pub(crate) workers: u32,
+    /// Grows and shrinks from there, if it does.
+    pub(crate) autoscale: Option<Autoscale>,
     pub(crate) port: u16,
     pub(crate) data: Data,
     pub(crate) traces: Option<Traces>,
@@ -140,10 +144,16 @@ impl Embedded {
         let engines = if plan.workers == 0 {
             Vec::new()
         } else {
-            let (arguments, workers, models) = (plan.engine.clone(), plan.workers, models.clone());
+            let (arguments, models) = (plan.engine.clone(), models.clone());
+            // Where it grows, one of each model is loaded at least, to measure it.
+            let (workers, most) = match plan.autoscale {
+                None => (plan.workers, plan.workers),
+                Some(Autoscale { range, .. }) => (range.least.max(1), range.most),
+            };
             // Fetching and loading block for seconds; a stop meanwhile must be heard.
             let metrics = metrics.clone();
-            let loading = tokio::task::spawn_blocking(move || load(&arguments, workers, &models, &metrics, progress));
+            let loading =
+                tokio::task::spawn_blocking(move || load(&arguments, workers, most, &models, &metrics, progress));
             loading.await.map_err(|_| CliError::Died)??
         };
         let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
@@ -158,9 +168,13 @@ impl Embedded {
         let otlp = |traces: Traces| Otlp::new(&traces.endpoint, "penstock", "local", traces.share);
         let otlp = plan.traces.map(otlp).transpose().map_err(CliError::Traces)?.map(Arc::new);
         let tracer: Arc<dyn Tracer> = otlp.clone().map_or_else(|| Arc::new(Untraced) as _, |otlp| otlp as _);
-        let service = |ports: &Ports| {
-            let service = Service::new(ports.clone(), timing, secret.as_bytes());
-            Arc::new(service.with_meter(Arc::clone(&meter) as _).with_tracer(Arc::clone(&tracer)))
+        let staff = {
+            let (ports, meter, secret) = (ports.clone(), Arc::clone(&meter), secret.clone());
+            let tracer = Arc::clone(&tracer);
+            Staff::new(move || {
+                let service = Service::new(ports.clone(), timing, secret.as_bytes());
+                Arc::new(service.with_meter(Arc::clone(&meter) as _).with_tracer(Arc::clone(&tracer)))
+            })
         };
         let (stop_listening, stopped) = tokio::sync::oneshot::channel::<()>();
         let address = listener.local_addr().map_err(|source| CliError::Listen { port: plan.port, source })?;
@@ -175,11 +189,24 @@ impl Embedded {
             }
         };
         let front = front.with_tokens(TrustedIssuers::over_http(plan.issuers)?);
-        let front = Arc::new(front.with_meter(Arc::clone(&meter) as _).with_tracer(tracer.clone()));
+        let front = front.with_meter(Arc::clone(&meter) as _).with_tracer(tracer.clone());
+        let front = Arc::new(match plan.autoscale {
+            None => front,
+            Some(autoscale) => {
+                let (staff, metrics) = (staff.clone(), metrics.clone());
+                let first = |model: &Model| engines.iter().find(|of| of.model.pool == model.pool);
+                let blueprints = models.iter().filter_map(first).map(Blueprint::of).collect();
+                let fleet = LocalFleet { staff, blueprints, metrics, autoscale };
+                front.with_fleet(Arc::new(fleet), LocalTime::utc())
+            }
+        });
         let always = gateway_alone.then_some((Order::Fallbacks, Timestamp::MAX));
         for model in &models {
             // An order lasts no longer than the process it was given to.
             front.order(&model.pool, always).await?;
+        }
+        for engine in engines {
+            staff.employ(engine)?;
         }
         let breakers = tokio::spawn(watch_pools(Arc::clone(&front)));
         let ticking = Arc::clone(&front);
@@ -211,7 +238,6 @@ impl Embedded {
                 .into_future(),
         );
         let first_kind = models.first().map_or(PoolKind::Generation, |model| AnyEngine::kind_of(&model.folder));
-        let workers = Staff::employ(engines, || service(&ports))?;
         let ready = Ready {
             url: format!("http://{address}"),
             api_key: key,
@@ -220,9 +246,9 @@ impl Embedded {
         };
         Ok(Self {
             ready,
-            has_workers: !workers.is_empty() || gateway_alone,
+            has_workers: !staff.is_empty() || gateway_alone,
             first_kind,
-            workers,
+            workers: staff,
             stop_listening,
             server,
             breakers,
@@ -272,8 +298,9 @@ impl Embedded {
     pub(crate) async fn stop(self) {
         let _ = self.stop_listening.send(());
         self.breakers.abort();
-        self.workers.stop(DRAIN).await;
+        // It would hire again.
         self.control.abort();
+        self.workers.stop(DRAIN).await;
         self.errands.iter().for_each(JoinHandle::abort);
         let server = self.server.abort_handle();
         if tokio::time::timeout(HANG_UP, self.server).await.is_err() {
@@ -297,18 +324,18 @@ async fn listen(port: u16) -> Result<TcpListener, CliError> {
     })
 }
 
-/// Loads as many engines as there are workers.
+/// Loads as many engines as there are workers, of `most` that there may come to be.
 fn load(
     arguments: &EngineArgs,
     workers: u32,
+    most: u32,
     models: &[Model],
     metrics: &Metrics,
     progress: fn(&str),
 ) -> Result<Vec<Candidate>, CliError> {
     let library = onnx_runtime::locate(arguments.ort.as_deref(), progress)?;
-    let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
-    let engines = u32::try_from(models.len()).unwrap_or(1).saturating_mul(workers).max(1);
-    let threads = arguments.threads.unwrap_or((cores / engines).max(1));
+    let engines = u32::try_from(models.len()).unwrap_or(1).saturating_mul(most);
+    let threads = arguments.threads.and_then(NonZeroU32::new).unwrap_or_else(|| threads(engines));
     let mut loaded = Vec::new();
     for model in models {
         for _ in 0..workers {
@@ -317,7 +344,7 @@ fn load(
             config.model = Some(model.name.clone());
             config.slots = arguments.slots.and_then(NonZeroU32::new);
             config.device = arguments.device.clone();
-            config.threads = NonZeroU32::new(threads).unwrap_or(NonZeroU32::MIN);
+            config.threads = threads;
             config.window = Duration::from_millis(arguments.window_ms);
             let recorder = metrics.recorder(&model.name, &format!("local-{}", loaded.len()));
             let engine = AnyEngine::load(&config, recorder.clone())?;

@@ -121,6 +121,10 @@ pub(crate) enum CliError {
     Scenario(#[from] penstock_sim::requests::scenario::InvalidScenario),
     #[error("no policy is called '{0}': there are {names}", names = penstock_sim::requests::policy::Policy::ALL.map(|policy| policy.name).join(", "))]
     NoPolicy(String),
+    #[error("line {line} is no recorded tick: {cause}; `penstock fleet POOL --record FILE` writes them")]
+    Tick { line: usize, cause: String },
+    #[error("{0} ticks are planned otherwise now: the policy has changed since, or the record was")]
+    Differ(usize),
     #[error("the result cannot be printed: {0}")]
     Print(#[source] std::io::Error),
     #[error("cannot listen for signals: {0}")]

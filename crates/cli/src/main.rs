@@ -9,7 +9,9 @@ mod desk;
 mod embedded;
 mod error;
 mod explain;
+mod fleet;
 mod instructions;
+mod local_fleet;
 mod models;
 mod onnx_runtime;
 mod paths;
@@ -42,9 +44,12 @@ fn main() -> ExitCode {
     let device = match &cli.command {
         Command::Up(Up { engine, .. }) | Command::Ask(Ask { engine, .. }) => Some(&engine.device),
         Command::Model(command) => command.device(),
-        Command::Batch(_) | Command::Tenant(_) | Command::Explain(_) | Command::Breaker(_) | Command::Simulate(_) => {
-            None
-        }
+        Command::Batch(_)
+        | Command::Tenant(_)
+        | Command::Explain(_)
+        | Command::Breaker(_)
+        | Command::Fleet(_)
+        | Command::Simulate(_) => None,
     };
     if let Some(device) = device
         && let Err(error) = device::show(device, std::env::var_os("CUDA_VISIBLE_DEVICES").as_deref())
@@ -67,6 +72,7 @@ fn main() -> ExitCode {
         Command::Tenant(args) => runtime.block_on(tenant::run(args)),
         Command::Explain(args) => runtime.block_on(explain::run(args)),
         Command::Breaker(args) => runtime.block_on(breaker::run(args)),
+        Command::Fleet(args) => runtime.block_on(fleet::run(args)),
         Command::Simulate(what) => simulate::run(&what),
     };
     match result {

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 
+use penstock_service::stored::flight;
 use penstock_sim::forecasting::{self, Scored};
 use penstock_sim::requests::policy::Policy as Compared;
 use penstock_sim::requests::report::{html, json, parameters, table};
@@ -11,10 +12,11 @@ use penstock_sim::requests::simulation::{self, Prepared};
 use penstock_sim::spot::{Markets, Policy};
 use penstock_sim::trace::{Source, Trace, TraceError};
 use penstock_sim::{bars, planning, report, spot};
-use serde_json::Value;
+use penstock_wire::fleet::FleetTick;
+use serde_json::{Value, json};
 
 use crate::error::CliError;
-use crate::simulate_command::{Bars, Part, Simulate, SimulateRequests, SimulateSpot, Simulated};
+use crate::simulate_command::{Bars, Part, Replay, Simulate, SimulateRequests, SimulateSpot, Simulated};
 
 /// Runs a simulation and prints what came out.
 ///
@@ -35,6 +37,7 @@ pub(crate) fn run(what: &Simulate) -> Result<(), CliError> {
             print(args.json, &report::plan_json(&run), &report::plan_table(&run))
         }
         Some(Part::Spot(args)) => spot(args),
+        Some(Part::Replay(args)) => replay(args),
         Some(Part::Bars(args)) => measured(args),
     }
 }
@@ -112,6 +115,25 @@ fn spot(args: &SimulateSpot) -> Result<(), CliError> {
     progress(1.0);
     let name = args.trace.display().to_string();
     print(args.json, &report::spot_json(&name, &outcomes), &report::spot_table(&name, &outcomes))
+}
+
+fn replay(args: &Replay) -> Result<(), CliError> {
+    let text = std::fs::read_to_string(&args.file).map_err(CliError::file("reading the ticks", &args.file))?;
+    let (mut ticks, mut differ, mut table) = (0, Vec::new(), String::new());
+    for (line, text) in (1..).zip(text.lines()) {
+        let unreadable = |cause: String| CliError::Tick { line, cause };
+        let tick: FleetTick = serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))?;
+        let replayed = flight::replay(&tick).map_err(|error| unreadable(error.to_string()))?;
+        ticks += 1;
+        if !replayed.is_same {
+            let now: Vec<String> = replayed.plan.steps.iter().map(ToString::to_string).collect();
+            table += &format!("line {line} differs\n  then: {:?}\n  now:  {now:?}\n", tick.steps);
+            differ.push(line);
+        }
+    }
+    table += &format!("{ticks} ticks, {} planned the same bit for bit\n", ticks - differ.len());
+    print(args.json, &json!({"ticks": ticks, "differ": differ}), &table)?;
+    if differ.is_empty() { Ok(()) } else { Err(CliError::Differ(differ.len())) }
 }
 
 fn measured(args: &Bars) -> Result<(), CliError> {

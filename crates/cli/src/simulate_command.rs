@@ -79,6 +79,9 @@ pub(crate) enum Part {
     Plan(Simulated),
     /// Keep workers on recorded spot markets: availability and cost, beside a single zone and a SpotHedge-like spread.
     Spot(SimulateSpot),
+    /// Make the plans of a fleet's recorded ticks again (`penstock fleet POOL --record FILE`), and tell whether they are the
+    /// same, bit for bit.
+    Replay(Replay),
     /// Measure every bar on the known series of a folder.
     Bars(Bars),
 }
@@ -121,6 +124,16 @@ pub(crate) struct SimulateSpot {
     /// Seconds from a launch until it serves.
     #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=7200))]
     pub(crate) boot: u32,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `penstock simulate replay`.
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    /// The recorded ticks, one JSON object a line.
+    pub(crate) file: PathBuf,
     /// Print JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,

@@ -13,6 +13,7 @@ use crate::command::Up;
 use crate::embedded::{Data, Embedded, Plan};
 use crate::error::CliError;
 use crate::instructions::instructions;
+use crate::local_fleet::Autoscale;
 use crate::{paths, ready};
 
 /// Starts everything, says how to use it, and runs until it is asked to stop.
@@ -47,6 +48,7 @@ pub(crate) async fn run(args: Up) -> Result<(), CliError> {
         upstream: args.upstream,
         issuers,
         workers: args.workers,
+        autoscale: args.autoscale.map(|range| Autoscale { range, calm: args.calm }),
         port: args.port,
         data,
         traces,
