@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use harness::client::{Client, Reply, tasks};
 use harness::deployment::{Deployment, deploy};
 use harness::ministack::Ministack;
-use harness::process::{Process, Signal};
+use harness::process::{Process, Signal, free_port};
 use harness::{built, given};
 use penstock_policy::id::JobId;
 use penstock_policy::job::State;
@@ -43,11 +43,12 @@ impl Stack {
 
     /// Starts a worker, and waits until it has signed on.
     async fn worker(&self, name: &str) -> Process {
-        self.worker_saying(name, "warn", std::process::Stdio::inherit()).await
+        self.worker_with(name, &[], "warn", std::process::Stdio::inherit()).await
     }
 
-    async fn worker_saying(&self, name: &str, level: &str, words: std::process::Stdio) -> Process {
+    async fn worker_with(&self, name: &str, more: &[&str], level: &str, words: std::process::Stdio) -> Process {
         let mut command = self.deployment.worker(MODEL, MODEL, name);
+        command.args(more);
         let process = Process::start(command.env("PENSTOCK_LOG", level).stderr(words));
         self.deployment.signed_on(MODEL, name).await;
         process
@@ -87,7 +88,8 @@ fn right(replies: &[Reply], tasks: &[(String, String)]) -> usize {
 async fn sixty_four_requests_are_answered_right_each_published_once_and_their_aws_calls_are_counted() {
     let stack = Stack::start().await;
     let words = tempfile::NamedTempFile::new().unwrap();
-    let mut worker = stack.worker_saying("w1", "info", words.reopen().unwrap().into()).await;
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut worker = stack.worker_with("w1", &["--metrics", &address], "info", words.reopen().unwrap().into()).await;
     let tasks = tasks(64, 64);
     let replies = ask_all(&stack.client, &tasks).await;
     assert!(right(&replies, &tasks) >= 63, "{} of 64 right", right(&replies, &tasks));
@@ -106,6 +108,13 @@ async fn sixty_four_requests_are_answered_right_each_published_once_and_their_aw
     println!("front: {} environments, init {:?} ms", inits.len(), inits);
     assert_embedded_agrees(&replies, &tasks).await;
     assert_calls_of_one_request(&stack).await;
+    // The worker's own numbers: of its engine, of what its service did, and one end.
+    let told = Client::new(&format!("http://{address}"), "").send("GET", "/metrics").await.body;
+    for name in ["penstock_engine_tokens_decoded_total{", "penstock_engine_memory_used_bytes{", "penstock_jobs_total{"]
+    {
+        assert!(told.contains(name), "{name} is not in\n{told}");
+    }
+    assert!(told.contains("worker=\"w1\"") && told.matches("# EOF").count() == 1, "{told}");
     worker.signal(Signal::SIGTERM);
     assert!(worker.wait(Duration::from_secs(30)).success());
     let words = std::fs::read_to_string(words.path()).unwrap();

@@ -4,6 +4,9 @@
 //! drain: nothing more is received, running answers get a while to finish, the rest is handed back with everything it
 //! has said so far, and another worker continues it.
 
+mod exposition;
+
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,6 +23,7 @@ use penstock_service::config::{Config, Traces};
 use penstock_service::ports::{Clock, Engine, Entropy, Pool};
 use penstock_service::system::{OsEntropy, SystemClock, TaskSpawner};
 use penstock_service::telemetry::otlp::Otlp;
+use penstock_service::telemetry::prometheus::Prometheus;
 use penstock_service::{Consumer, Ports, Service, Workplace};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -60,6 +64,9 @@ struct Arguments {
     /// How long running answers may go on after a stop was asked for, in seconds.
     #[arg(long, default_value_t = 75, value_name = "S")]
     drain_seconds: u64,
+    /// Serve `GET /metrics` for Prometheus on this address, such as 0.0.0.0:9464, to whoever reaches it. Default: nowhere.
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<SocketAddr>,
 }
 
 fn main() -> ExitCode {
@@ -101,21 +108,29 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     engine.device = arguments.device.clone();
     engine.threads = arguments.threads;
     engine.window = Duration::from_millis(arguments.window_ms);
-    let engine = Arc::new(
-        tokio::task::spawn_blocking(move || AnyEngine::load(&engine, Metrics::new().recorder("", ""))).await??,
-    );
-    let aws = connect(&config).await;
-    let ports = aws.ports(Arc::new(TaskSpawner), Arc::new(OsEntropy));
-    announce(&ports, &arguments.pool, engine.as_ref()).await?;
     let worker = match arguments.id {
         Some(id) => id,
         None => WorkerId::new(&format!("w-{:016x}", OsEntropy.draw() >> 64))?,
     };
+    // Taken before the model is loaded, which takes long: a wrong address is told at once.
+    let listener = match arguments.metrics {
+        Some(address) => Some(exposition::listen(address).await?),
+        None => None,
+    };
+    let (metrics, meter) = (Metrics::new(), Arc::new(Prometheus::default()));
+    let recorder = metrics.recorder(&engine.name(), worker.as_str());
+    let engine = Arc::new(tokio::task::spawn_blocking(move || AnyEngine::load(&engine, recorder)).await??);
+    if let Some(listener) = listener {
+        tokio::spawn(exposition::serve(listener, metrics, Arc::clone(&meter)));
+    }
+    let aws = connect(&config).await;
+    let ports = aws.ports(Arc::new(TaskSpawner), Arc::new(OsEntropy));
+    announce(&ports, &arguments.pool, engine.as_ref()).await?;
     tracing::info!(%worker, pool = %arguments.pool, model = engine.info().model, "worker takes work");
     let otlp = |traces: &Traces| Otlp::new(&traces.endpoint, "gpu-worker", &config.stage, traces.share);
     let traces = config.traces.as_ref().map(otlp).transpose()?.map(Arc::new);
     // A worker makes no marker keys.
-    let mut service = Service::new(ports, config.timing, b"");
+    let mut service = Service::new(ports, config.timing, b"").with_meter(meter as _);
     if let Some(traces) = traces.clone() {
         tokio::spawn({
             let traces = Arc::clone(&traces);
