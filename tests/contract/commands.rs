@@ -17,8 +17,8 @@ use penstock_policy::tenant::Retention;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
     Acceptance, Accepted, Answer, BucketKey, Chunk, Claim, Claimed, ErrorVerdict, FinishReason, JobRecord, JobSpec,
-    Likelihood, MarkerClaim, MarkerKey, Message, Part, Payload, Reservation, Stepped, Take, TakeOutcome, TakePart,
-    TokenLogprob,
+    Likelihood, MarkerClaim, MarkerKey, Message, Part, Payload, PortError, Reservation, Stepped, Take, TakeOutcome,
+    TakePart, TokenLogprob,
 };
 use penstock_service::stored::chunk::Words;
 use penstock_service::stored::story::{Admitted, Event};
@@ -191,10 +191,12 @@ impl<'s> Sequence<'s> {
         let acceptance = Acceptance { message, berth, takes, marker, attempt: None, nonce: self.chance.nonce() };
         let expected = self.model.accept(&acceptance, self.now);
         for time in 0..1 + u64::from(self.lost_reply()) {
-            let seen = match self.subject.jobs.accept(&acceptance, self.now).await.unwrap() {
-                Accepted::Held(marker) => AcceptedAs::Held(marker.job),
-                Accepted::Refused { key, part, until, .. } => AcceptedAs::Refused { key, part, until },
-                Accepted::Yes { spec, levels } => AcceptedAs::Yes {
+            let seen = match self.subject.jobs.accept(&acceptance, self.now).await {
+                Err(PortError::Unavailable { .. }) => AcceptedAs::CalledOff,
+                Err(error) => panic!("{error}"),
+                Ok(Accepted::Held(marker)) => AcceptedAs::Held(marker.job),
+                Ok(Accepted::Refused { key, part, until, .. }) => AcceptedAs::Refused { key, part, until },
+                Ok(Accepted::Yes { spec, levels }) => AcceptedAs::Yes {
                     spec,
                     left: acceptance.takes.iter().zip(levels).map(|(t, l)| left(&l.0, t, self.now)).collect(),
                 },
@@ -329,7 +331,7 @@ fn without_reservation(accepted: AcceptedAs) -> AcceptedAs {
         AcceptedAs::Yes { spec, left } => {
             AcceptedAs::Yes { spec: Box::new(JobSpec { reservations: Vec::new(), ..*spec }), left }
         }
-        refused @ (AcceptedAs::Refused { .. } | AcceptedAs::Held(_)) => refused,
+        refused @ (AcceptedAs::Refused { .. } | AcceptedAs::Held(_) | AcceptedAs::CalledOff) => refused,
     }
 }
 

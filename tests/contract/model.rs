@@ -34,6 +34,7 @@ pub(crate) enum AcceptedAs {
     Yes { spec: Box<JobSpec>, left: Vec<Vec<u64>> },
     Refused { key: BucketKey, part: usize, until: Option<Timestamp> },
     Held(JobId),
+    CalledOff,
 }
 
 /// What a claim came to.
@@ -109,6 +110,8 @@ impl Model {
                 }
             }
         }
+        let is_tombstone =
+            self.jobs.get(&id).is_some_and(|record| record.spec.is_none() && record.head.state.is_terminal());
         if let Some(claim) = &acceptance.marker {
             if let Some(found) = self.markers.get(&claim.key).copied()
                 && found.expires > now
@@ -118,11 +121,20 @@ impl Model {
                 self.give_back(&taken);
                 return AcceptedAs::Held(found.job);
             }
+            if is_tombstone {
+                self.markers.remove(&claim.key);
+                self.give_back(&taken);
+                return AcceptedAs::CalledOff;
+            }
             let marker = Marker { job: id, fingerprint: claim.fingerprint, written: now, expires: claim.expires };
             // A marker that is ours already stays as it is.
             if self.markers.get(&claim.key).is_none_or(|old| old.job != id || old.expires <= now) {
                 self.markers.insert(claim.key.clone(), marker);
             }
+        }
+        if is_tombstone {
+            self.give_back(&taken);
+            return AcceptedAs::CalledOff;
         }
         if let Some(JobRecord { spec: Some(known), .. }) = self.jobs.get(&id) {
             return AcceptedAs::Yes { spec: Box::new(known.clone()), left: lefts };

@@ -25,14 +25,13 @@ const MODEL: &str = "task-int4";
 const ENCODER: &str = "random-encoder";
 
 /// What is permitted though nothing here needs it, by the beginning of its name, and why it stays.
-const NOT_SHOWN: [(&str, &str); 33] = [
+const NOT_SHOWN: [(&str, &str); 32] = [
     ("PreloadRole.ReadRatiosAndReturns: TLY#returns/*", "as for the front: a full queue"),
-    ("PreloadRole.BookReturnsAndCountUsage: TLY#returns/*", "the same"),
+    ("PreloadRole.BookReturnsAndCountUsageAndDemand: TLY#returns/*", "the same"),
     (
-        "PreloadRole.BookReturnsAndCountUsage: TLY#usage/*",
+        "PreloadRole.BookReturnsAndCountUsageAndDemand: TLY#usage/*",
         "answers found ready are counted a while later, when the process may have been stopped",
     ),
-    ("PreloadRole.BookReturnsAndCountUsage: dynamodb:UpdateItem", "both of them"),
     ("PreloadRole.ReadPoolsAndWorkers: WRK#*", "read where no control tick has ever published rates"),
     ("PreloadRole.RecordJobs: dynamodb:GetItem", "a question that is still being answered when the next call comes"),
     (

@@ -6,8 +6,8 @@ use penstock_policy::job::{Denied, Head, Position, State, Step, apply};
 use penstock_policy::parking::Berth;
 use penstock_policy::time::Timestamp;
 use penstock_service::ports::{
-    Acceptance, Accepted, Chunk, Claim, Claimed, JobRecord, Jobs, PortResult, QueueId, Reservation, StepResult,
-    Stepped, TakeOutcome, Watch,
+    Acceptance, Accepted, Chunk, Claim, Claimed, JobRecord, Jobs, PortError, PortResult, QueueId, Reservation,
+    StepResult, Stepped, TakeOutcome, Watch,
 };
 use penstock_service::stored::chunk::{self, StoredWords};
 use penstock_service::stored::record::{outcome_text, spec_text};
@@ -25,6 +25,12 @@ impl Jobs for Sqlite {
         let (to_ring, job) = (queue.clone(), spec.id);
         let acceptance = acceptance.clone();
         let accepted = self.store.write(move |connection| accept(connection, &acceptance, &queue, now)).await?;
+        let Some(accepted) = accepted else {
+            return Err(PortError::Unavailable {
+                store: "sqlite",
+                cause: "the job was called off meanwhile".to_owned(),
+            });
+        };
         if matches!(accepted, Accepted::Yes { .. }) {
             self.queue_bells.ring(&to_ring);
             self.job_bells.ring(&job.to_string());
@@ -66,7 +72,13 @@ impl Jobs for Sqlite {
     }
 }
 
-fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Timestamp) -> rusqlite::Result<Accepted> {
+/// `None`: a tombstone lies in the place of the record, and nothing was done.
+fn accept(
+    connection: &Connection,
+    acceptance: &Acceptance,
+    queue: &str,
+    now: Timestamp,
+) -> rusqlite::Result<Option<Accepted>> {
     let id = acceptance.message.spec.id;
     let mut spec = acceptance.message.spec.clone();
     let mut taken: Vec<Reservation> = Vec::new();
@@ -76,7 +88,7 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
         match decided.outcome {
             TakeOutcome::Refused { part, until, levels } => {
                 limits::give_back(connection, &taken)?;
-                return Ok(Accepted::Refused { key: take.key.clone(), part, until, levels });
+                return Ok(Some(Accepted::Refused { key: take.key.clone(), part, until, levels }));
             }
             TakeOutcome::Granted { reservation, levels: after } => {
                 // A repetition's grant belongs to the acceptance it repeats.
@@ -99,7 +111,15 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
         && Some(found.job) != claim.replaces
     {
         limits::give_back(connection, &taken)?;
-        return Ok(Accepted::Held(found));
+        return Ok(Some(Accepted::Held(found)));
+    }
+    let found = record(connection, id)?;
+    if found.as_ref().is_some_and(|found| found.spec.is_none() && found.head.state.is_terminal()) {
+        limits::give_back(connection, &taken)?;
+        if let Some(claim) = &acceptance.marker {
+            markers::remove(connection, &claim.key)?;
+        }
+        return Ok(None);
     }
     // A marker that is ours already stays as it is.
     if let Some(claim) = &acceptance.marker
@@ -110,10 +130,9 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
     if let Some(claim) = &acceptance.attempt {
         attempts::note(connection, claim, id)?;
     }
-    let found = record(connection, id)?;
     if let Some(JobRecord { spec: Some(known), .. }) = found {
         // Accepted before, or claimed from its message: it is in the queue already.
-        return Ok(Accepted::Yes { spec: Box::new(known), levels });
+        return Ok(Some(Accepted::Yes { spec: Box::new(known), levels }));
     }
     let message = penstock_service::ports::Message { spec, payload: acceptance.message.payload.clone() };
     let put = match acceptance.berth {
@@ -130,7 +149,7 @@ fn accept(connection: &Connection, acceptance: &Acceptance, queue: &str, now: Ti
         let record = JobRecord { spec: Some(message.spec.clone()), ..JobRecord::bare(head) };
         write(connection, id, &record)?;
     }
-    Ok(Accepted::Yes { spec: Box::new(message.spec), levels })
+    Ok(Some(Accepted::Yes { spec: Box::new(message.spec), levels }))
 }
 
 fn claim(connection: &Connection, claim: &Claim, nonce: Nonce, now: Timestamp) -> rusqlite::Result<Claimed> {

@@ -46,6 +46,14 @@ pub(crate) fn find(connection: &Connection, key: &MarkerKey) -> rusqlite::Result
         .optional()
 }
 
+/// Removes a marker, whosever it is.
+pub(crate) fn remove(connection: &Connection, key: &MarkerKey) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("DELETE FROM marker WHERE tenant = ? AND digest = ?")?
+        .execute(params![key.tenant.as_str(), key.digest])
+        .map(|_| ())
+}
+
 /// Writes `claim`'s marker for `job`.
 pub(crate) fn write(connection: &Connection, claim: &MarkerClaim, job: JobId, now: Timestamp) -> rusqlite::Result<()> {
     connection

@@ -341,8 +341,9 @@ pub trait Jobs: Send + Sync {
     /// taken for dead) takes from the buckets again and leaves the record as it is.
     ///
     /// # Errors
-    /// A passing [`PortError`](super::PortError) if the queue or a table did not do its part: what was taken is given
-    /// back where that is known to be safe, and the job will not run.
+    /// A passing [`PortError`](super::PortError) if the queue or a table did not do its part, or if a tombstone lies in the
+    /// place of the job's record: what was taken is given back where that is known to be safe, the marker goes, and the
+    /// job will not run.
     async fn accept(&self, acceptance: &Acceptance, now: Timestamp) -> PortResult<Accepted>;
 
     /// Claims a job by [`Step::Claim`], creating its record from the spec if there is none. The claim fixes the digest
