@@ -7,7 +7,7 @@ mod hours;
 mod programs;
 mod release;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use harness::client::Client;
@@ -138,28 +138,33 @@ async fn an_idle_minute_takes_no_more_than_the_idle_month_is_priced_by() {
     let deployment = deploy(&ministack, "idle", &[MODEL]).await;
     let pool = Pool::new(PoolId::new(MODEL).unwrap(), MODEL, 64, SystemClock.now());
     deployment.aws.put_pool(&pool).await.unwrap();
-    let control = &deployment.functions["control"];
-    let tick = async || {
-        let before = deployment.calls("ControlRole");
-        control.call(&json!({"source": "aws.events"})).await.unwrap();
-        let after = deployment.calls("ControlRole");
-        let of = |kind: &str, names: &[&str]| -> u64 {
-            let count = |calls: &std::collections::BTreeMap<String, u64>| -> u64 {
-                let of = calls.iter().filter(|(action, _)| {
-                    action.starts_with(kind) && (names.is_empty() || names.iter().any(|name| action.ends_with(name)))
-                });
-                of.map(|(_, count)| count).sum()
+    for most in idle::MOST {
+        let function = &deployment.functions[most.function];
+        let role = format!("{}{}Role", most.function[..1].to_uppercase(), &most.function[1..]);
+        let call = async || {
+            let before = deployment.calls(&role);
+            function.answer(&json!({"source": "aws.events"})).await.unwrap();
+            let after = deployment.calls(&role);
+            let of = |kind: &str, names: &[&str]| -> u64 {
+                let count = |calls: &BTreeMap<String, u64>| -> u64 {
+                    let of = calls.iter().filter(|(action, _)| {
+                        action.starts_with(kind)
+                            && (names.is_empty() || names.iter().any(|name| action.ends_with(name)))
+                    });
+                    of.map(|(_, count)| count).sum()
+                };
+                count(&after) - count(&before)
             };
-            count(&after) - count(&before)
+            let reads = of("dynamodb:", &["GetItem", "Query"]);
+            (reads, of("dynamodb:", &["UpdateItem", "PutItem", "DeleteItem"]), of("sqs:", &[]))
         };
-        let reads = of("dynamodb:", &["GetItem", "Query"]);
-        (reads, of("dynamodb:", &["UpdateItem", "PutItem", "DeleteItem"]), of("sqs:", &[]))
-    };
-    let first = tick().await;
-    let (reads, writes, queues) = tick().await;
-    println!(
-        "control, calls of a first minute {first:?} and of another: {reads} reads, {writes} writes, {queues} of queues"
-    );
-    assert!(reads <= u64::from(idle::READS) && writes <= u64::from(idle::WRITES), "{reads} {writes}");
-    assert!(queues <= u64::from(idle::QUEUE_CALLS), "{queues}");
+        let first = call().await;
+        let (reads, writes, queues) = call().await;
+        println!(
+            "{}, calls of a first minute {first:?} and of another: {reads} reads, {writes} writes, {queues} of queues",
+            most.function
+        );
+        let within = reads <= u64::from(most.reads) && writes <= u64::from(most.writes);
+        assert!(within && queues <= u64::from(most.queues), "{most:?}: {reads} {writes} {queues}");
+    }
 }

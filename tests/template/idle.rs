@@ -103,9 +103,12 @@ fn items(name: &str, kind: &str, properties: &Map<String, Value>) -> Vec<(String
             one("firewall", price("waf_acl_month") + rules * price("waf_rule_month"))
         }
         "AWS::Events::Rule" => {
-            let schedule = properties["ScheduleExpression"].as_str().unwrap();
-            assert!(schedule.starts_with("rate("), "{name}: at most every minute, and priced so: {schedule}");
-            ticks()
+            // One that waits for an event waits for nothing.
+            properties.get("ScheduleExpression").map_or_else(Vec::new, |schedule| {
+                let target = properties["Targets"][0]["Arn"]["Ref"].as_str().unwrap();
+                let function = target.strip_suffix("Aliaslive").unwrap().to_lowercase();
+                ticks(name, schedule.as_str().unwrap(), &function)
+            })
         }
         // Free, or paid by what is asked of them, which is nothing.
         "AWS::ApiGateway::RestApi"
@@ -134,16 +137,21 @@ fn items(name: &str, kind: &str, properties: &Map<String, Value>) -> Vec<(String
     }
 }
 
-/// What a function costs that is called every minute and finds nothing to do, at the bounds that `control` is held to.
-fn ticks() -> Vec<(String, f64)> {
-    let millions = 60.0 * 24.0 * 365.0 / 12.0 / 1e6;
-    let item = |name: &str, usd: f64| (format!("ticks: {name}"), usd);
+/// What a function costs that a schedule calls and that finds nothing to do, at the bounds that it is held to.
+fn ticks(rule: &str, schedule: &str, function: &str) -> Vec<(String, f64)> {
+    let words = schedule.strip_prefix("rate(").unwrap_or_else(|| panic!("{rule}: no price for {schedule}"));
+    let minutes: f64 = words.split(' ').next().unwrap().parse().unwrap();
+    assert!(words.contains("minute"), "{rule}: no price for {schedule}");
+    let most = idle::MOST.into_iter().find(|most| most.function == function);
+    let most = most.unwrap_or_else(|| panic!("{rule}: {function} is held to no bound"));
+    let millions = 60.0 * 24.0 * 365.0 / 12.0 / minutes / 1e6;
+    let item = |name: &str, usd: f64| (format!("{function}: {name}"), usd);
     let gb_seconds = millions * 1e6 * idle::TICK.as_secs_f64() * 0.25;
     vec![
         item("function", millions * price("lambda_request_million") + gb_seconds * price("lambda_gb_second_arm")),
-        item("reads", millions * f64::from(idle::READS) * price("dynamodb_read_million")),
-        item("writes", millions * f64::from(idle::WRITES) * price("dynamodb_write_million")),
-        item("queues", millions * f64::from(idle::QUEUE_CALLS) * price("sqs_request_million")),
+        item("reads", millions * f64::from(most.reads) * price("dynamodb_read_million")),
+        item("writes", millions * f64::from(most.writes) * price("dynamodb_write_million")),
+        item("queues", millions * f64::from(most.queues) * price("sqs_request_million")),
         item("log", millions * f64::from(idle::LOG_BYTES) / 1e3 * price("logs_gb")),
     ]
 }
