@@ -164,7 +164,7 @@ fn a_response_that_another_one_s_job_answers_is_told_of_too() {
 }
 
 #[test]
-#[ignore = "fails on quiet machines: a cancellation right after acceptance is not always announced; the cause is to be found"]
+#[ignore = "fails in most builds, the list of deliveries is empty then; whether the service or the test is wrong is not known"]
 fn a_cancelled_response_is_told_of_as_cancelled() {
     let told = Told::new(4);
     told.endpoint(&json!({}));
